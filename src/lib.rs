@@ -1,1 +1,4 @@
+//! Envicutor runs untrusted code for backend services: submissions over NATS JetStream, results as events.
 
+pub mod config;
+pub mod submission;

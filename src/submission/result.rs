@@ -1,0 +1,216 @@
+//! What came of a submission: one result for each generation.
+
+use std::collections::BTreeMap;
+
+use envicutor_protocol::MemoryFrom;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{
+    content::Output,
+    names::{Digest, RuntimeRef, Tenant},
+    units::{ByteSize, Micros},
+};
+
+/// The result of a submission, as it stands under `envicutor.results.<tenant>.<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SubmissionResult {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Its id. A subject may hold an id that breaks the rule for ids; its `rejected` result echoes it as it came.
+    pub id: String,
+    /// 0, and one more for each replay.
+    pub generation: u64,
+    /// Which start of this generation came to an end, from 1.
+    pub attempt: u64,
+    /// Whether it ran.
+    pub outcome: Outcome,
+    /// What came out, where it ran.
+    pub verdict: Option<Verdict>,
+    /// The runtime with its version, where it is known.
+    pub runtime: Option<RuntimeRef>,
+    /// The image's id.
+    pub image: Option<Digest>,
+    /// The SHA-256 of the body as published.
+    pub submission_digest: Digest,
+    /// The isolation it ran in.
+    pub isolation: Option<Isolation>,
+    /// Whether a container waited for it.
+    pub start: Option<Start>,
+    /// Who ran it.
+    pub worker: String,
+    /// The compile stage, where there was one.
+    pub compile: Option<Run>,
+    /// The runs, in order.
+    pub runs: Vec<Run>,
+    /// Why it was rejected: all reasons at once.
+    pub errors: Vec<FieldError>,
+    /// Why the fleet could not run it.
+    pub failure: Option<Failure>,
+    /// When JetStream stored it.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub published_at: OffsetDateTime,
+    /// When this attempt started.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub started_at: OffsetDateTime,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String")]
+    pub finished_at: OffsetDateTime,
+    /// From `published_at` to `started_at`.
+    #[schemars(with = "u64")]
+    pub queued_us: Micros,
+    /// The submission's.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Whether a submission ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ran.
+    Finished,
+    /// It is not valid.
+    Rejected,
+    /// The fleet could not run it; it is in the dead letters.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// It was not started in time.
+    Expired,
+}
+
+/// What came of a stage, the first that holds; and of a submission.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Of a submission only: the compile stage ended with an exit code other than 0 or a signal of its own.
+    CompileError,
+    /// Ended by us for CPU time.
+    CpuTimeExceeded,
+    /// Ended by us for wall time.
+    WallTimeExceeded,
+    /// Ended for memory.
+    MemoryExceeded,
+    /// Ended by us for its output.
+    OutputExceeded,
+    /// Ended by SIGXFSZ.
+    FileSizeExceeded,
+    /// Ended by the system-call filter.
+    Forbidden,
+    /// The process limit was hit and the exit is not 0.
+    ProcessesExceeded,
+    /// Ended by a signal.
+    Signaled,
+    /// An exit code other than 0.
+    RuntimeError,
+    /// The output is not what was expected.
+    WrongAnswer,
+    /// All is well.
+    Ok,
+    /// It did not run.
+    Skipped,
+}
+
+/// How a stage went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// The test's name.
+    pub name: Option<String>,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// Set where it ended by itself.
+    pub exit_code: Option<u8>,
+    /// Set where a signal ended it: `SIGSEGV`.
+    pub signal: Option<String>,
+    /// The fields of the limits that were touched, whatever the verdict.
+    pub limits_hit: Vec<String>,
+    /// CPU time in user mode.
+    #[schemars(with = "u64")]
+    pub cpu_user_us: Micros,
+    /// CPU time in the kernel.
+    #[schemars(with = "u64")]
+    pub cpu_system_us: Micros,
+    /// Time on the wall.
+    #[schemars(with = "u64")]
+    pub wall_us: Micros,
+    /// Peak memory of the process tree.
+    #[schemars(with = "u64")]
+    pub memory_peak_bytes: ByteSize,
+    /// Where the peak was read; absent where nothing ran.
+    #[schemars(with = "Option<String>")]
+    pub memory_from: Option<MemoryFrom>,
+    /// The most processes and threads at a time.
+    pub processes_peak: u64,
+    /// What it wrote.
+    pub stdout: Output,
+    /// What it wrote to its standard error.
+    pub stderr: Output,
+}
+
+/// One thing wrong with a submission.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct FieldError {
+    /// Where: `files[0].path`; empty where the body as a whole is meant.
+    pub path: String,
+    /// What came, and what is expected.
+    pub message: String,
+}
+
+/// Why the fleet could not run a submission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// For programs.
+    pub code: FailureCode,
+    /// For people.
+    pub message: String,
+    /// What was being done.
+    pub stage: String,
+    /// How many attempts started.
+    pub attempts: u64,
+}
+
+/// Reasons of a failure and of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// Attempts started and were never heard of again.
+    WorkerLost,
+    /// The container could not be made, or was lost.
+    Container,
+    /// The agent failed or broke the protocol.
+    Agent,
+    /// The runtime's image is missing or cannot be used.
+    Image,
+    /// It was delivered too often without a start that ended.
+    Deliveries,
+    /// Its id already has a result of other content.
+    IdReused,
+    /// A bug of ours.
+    Internal,
+}
+
+/// The wall that a submission ran in.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// A fresh container.
+    Container,
+}
+
+/// How a submission got its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// It was made for it.
+    Cold,
+    /// It waited in the pool.
+    Pooled,
+}
