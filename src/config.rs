@@ -318,7 +318,8 @@ impl Config {
         file: Option<&std::path::Path>,
         flags: &BTreeMap<String, String>,
     ) -> Result<Self, ConfigError> {
-        let mut builder = config::Config::builder().add_source(config::Config::try_from(&Self::default())?);
+        let mut builder =
+            config::Config::builder().add_source(config::Config::try_from(&Self::default())?);
         if let Some(file) = file {
             builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
         }

@@ -1,4 +1,5 @@
 //! Envicutor runs untrusted code for backend services: submissions over NATS JetStream, results as events.
 
 pub mod config;
+pub mod docker;
 pub mod submission;
