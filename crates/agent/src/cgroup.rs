@@ -12,6 +12,10 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The most that is read of a file, in bytes: `memory.events` and `cpu.stat` have less than 1 KiB.
 const FILE_BYTES: usize = 4096;
 
+/// How far below its limit a cgroup can be and have no room for an allocation, in bytes: a huge page, and what each CPU
+/// has charged ahead.
+const FULL_MARGIN_BYTES: u64 = 4 << 20;
+
 /// One number of the cgroup, in a file that stays open.
 struct Counter {
     file: File,
@@ -50,8 +54,7 @@ pub struct Cgroup {
     /// The unit of `cpu`, in nanoseconds.
     cpu_unit_ns: u64,
     oom_kills: Option<Counter>,
-    /// How often this cgroup's own limit was met. Version 1 has two limits, with and without swap.
-    limit_meetings: Vec<Counter>,
+    memory_limit: Option<Counter>,
     memory_peak: Option<Counter>,
     processes: Option<Counter>,
     processes_peak: Option<Counter>,
@@ -65,8 +68,6 @@ pub struct Reading {
     pub cpu: Option<Duration>,
     /// Processes that the kernel killed for want of memory, whosoever limit it was.
     pub oom_kills: Option<u64>,
-    /// How often an allocation met this cgroup's own limit.
-    pub limit_meetings: Option<u64>,
     /// The most memory ever in use, in bytes.
     pub memory_peak_bytes: Option<u64>,
     /// The most processes and threads ever, with the agent.
@@ -95,7 +96,7 @@ impl Cgroup {
             cpu: open("cpu.stat", Some("usage_usec")),
             cpu_unit_ns: 1000,
             oom_kills: open("memory.events", Some("oom_kill")),
-            limit_meetings: open("memory.events", Some("oom")).into_iter().collect(),
+            memory_limit: open("memory.max", None),
             memory_peak: open("memory.peak", None),
             processes: open("pids.current", None),
             processes_peak: open("pids.peak", None),
@@ -110,15 +111,11 @@ impl Cgroup {
             let own = !directory.join("release_agent").exists() && holds_the_agent(&directory);
             own.then(|| Counter::open(&directory, name, key)).flatten()
         };
-        let failures = ["memory.failcnt", "memory.memsw.failcnt"];
         Self {
             cpu: open("cpuacct", "cpuacct.usage", None),
             cpu_unit_ns: 1,
             oom_kills: open("memory", "memory.oom_control", Some("oom_kill")),
-            limit_meetings: failures
-                .iter()
-                .filter_map(|name| open("memory", name, None))
-                .collect(),
+            memory_limit: open("memory", "memory.limit_in_bytes", None),
             memory_peak: open("memory", "memory.max_usage_in_bytes", None),
             processes: open("pids", "pids.current", None),
             processes_peak: open("pids", "pids.peak", None),
@@ -137,12 +134,14 @@ impl Cgroup {
         self.oom_kills.as_ref()?.read()
     }
 
-    /// How often an allocation met this cgroup's own limit.
-    pub fn limit_meetings(&self) -> Option<u64> {
-        if self.limit_meetings.is_empty() {
-            return None;
-        }
-        self.limit_meetings.iter().map(Counter::read).sum()
+    /// Whether it has ever been at its own memory limit; `None` where that cannot be told.
+    ///
+    /// Version 1 counts how often the limit was met (`memory.failcnt`), but Linux 6.18 does not count the limit with swap,
+    /// which Docker sets to the same value: so peak and limit are compared.
+    pub fn memory_was_full(&self) -> Option<bool> {
+        let limit = self.memory_limit.as_ref()?.read()?;
+        let peak = self.memory_peak.as_ref()?.read()?;
+        Some(peak.saturating_add(FULL_MARGIN_BYTES) >= limit)
     }
 
     /// Processes and threads now, with the agent.
@@ -156,7 +155,6 @@ impl Cgroup {
         Reading {
             cpu: self.cpu(),
             oom_kills: self.oom_kills(),
-            limit_meetings: self.limit_meetings(),
             memory_peak_bytes: read(&self.memory_peak),
             processes_peak: read(&self.processes_peak),
             forks_refused: read(&self.forks_refused),

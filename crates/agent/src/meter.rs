@@ -139,8 +139,8 @@ impl Meter {
         if risen(self.before.oom_kills, cgroup.oom_kills()).is_none() {
             return OomKill::None;
         }
-        match (self.before.limit_meetings, cgroup.limit_meetings()) {
-            (Some(before), Some(now)) if now <= before => OomKill::Elsewhere,
+        match cgroup.memory_was_full() {
+            Some(false) => OomKill::Elsewhere,
             _ => OomKill::AtOwnLimit,
         }
     }
