@@ -411,7 +411,9 @@ impl Shelf {
                 Err(back) => answer = back,
             }
         }
-        if let Err(error) = answer {
+        if let Err(error) = answer
+            && !matches!(error, ContainerError::Closed)
+        {
             warn!(%error, image = self.request.image, "a container could not be started ahead");
         }
     }
