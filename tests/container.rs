@@ -315,6 +315,24 @@ async fn takes_at_once_each_get_a_container_of_their_own() {
 }
 
 #[tokio::test]
+async fn many_submissions_get_what_is_theirs_and_leave_nothing() {
+    let bed = Bed::with(|config| config.pool_size = Some(3)).await;
+    let serve = async |number: usize| {
+        for round in 0..4 {
+            let mut container = bed.take().await;
+            let name = format!("{number}-{round}");
+            let files = [file("name", name.as_bytes())];
+            container.lay_out(&files).await.unwrap();
+            let finished = run(&mut container, &shell("cat name; ls | wc -l")).await;
+            assert_eq!(text(&finished.stdout), format!("{name}1\n"));
+            container.destroy().await;
+        }
+    };
+    futures_util::future::join_all((0..4).map(serve)).await;
+    bed.end().await;
+}
+
+#[tokio::test]
 async fn a_take_that_nobody_waits_for_leaves_nothing() {
     let bed = Bed::new().await;
     for wait in [0, 20, 50, 100, 200] {
@@ -545,6 +563,8 @@ async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
     let container = worker.take(&bed.request()).await.unwrap();
     worker.probe().await.unwrap();
     bed.await_running(2).await;
+    // Running is not ready yet.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     line.cut();
     assert!(worker.probe().await.unwrap_err().is_outage());
     // What waits can still be given out, and run; nothing new can be made.
