@@ -14,10 +14,9 @@ use std::{
 const SEPARATOR: &str = "\x1f";
 
 /// Compiler flags of the agent: one file that needs nothing of the container's.
-const FLAGS: [&str; 6] = [
+const FLAGS: [&str; 5] = [
     "-Ctarget-feature=+crt-static",
     "-Crelocation-model=static",
-    "-Cforce-unwind-tables=no",
     "-Clink-arg=-Wl,--gc-sections",
     "-Clink-arg=-Wl,--build-id=none",
     "-Clink-arg=-Wl,-z,noseparate-code",
@@ -90,8 +89,22 @@ fn cargo(root: &Path, target: &str, directory: &Path) -> Result<Command, String>
             cargo.env_remove(name);
         }
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join(SEPARATOR));
+    cargo.env(
+        "CARGO_ENCODED_RUSTFLAGS",
+        flags(root, target).join(SEPARATOR),
+    );
     Ok(cargo)
+}
+
+/// [`FLAGS`], and what makes the agent smaller where the linker is known to be lld: Rust's default on this one target.
+fn flags(root: &Path, target: &str) -> Vec<String> {
+    let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
+    if target == "x86_64-unknown-linux-gnu" {
+        let script = root.join("crates/agent/agent.ld");
+        flags.push(format!("-Clink-arg=-Wl,-T,{}", script.display()));
+        flags.push("-Clink-arg=-Wl,--no-eh-frame-hdr".to_owned());
+    }
+    flags
 }
 
 fn leaks(name: &str) -> bool {
@@ -109,6 +122,7 @@ fn watch(root: &Path) {
         "Cargo.lock",
         "Cargo.toml",
         "crates/agent/Cargo.toml",
+        "crates/agent/agent.ld",
         "crates/agent/src",
         "crates/protocol/Cargo.toml",
         "crates/protocol/src",

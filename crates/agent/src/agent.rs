@@ -26,6 +26,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Memory kept for a stage's reports, in bytes: what may wait for the worker, and a chunk or two.
 const RESERVE_BYTES: usize = 512 << 10;
 
+/// How many ended processes are taken before everything else has its turn again.
+const REAPED_AT_A_TIME: usize = 64;
+
 /// Where the agent works.
 pub struct Places {
     /// The worker's socket.
@@ -44,6 +47,8 @@ pub struct Agent {
     /// Known after `Open`.
     identity: Option<Identity>,
     stage: Option<Stage>,
+    /// Whether ended processes may be left to take.
+    reap_again: bool,
     /// Whether a stage has ever run: no file is taken after that.
     has_run: bool,
 }
@@ -67,6 +72,7 @@ impl Agent {
             work_dir: places.work_dir,
             identity: None,
             stage: None,
+            reap_again: false,
             has_run: false,
         })
     }
@@ -128,7 +134,11 @@ impl Agent {
             watch(output, libc::POLLIN),
             watch(errors, libc::POLLIN),
         ];
-        let timeout = self.stage.as_ref().and_then(|it| it.longest_sleep(now));
+        let timeout = if self.reap_again {
+            Some(Duration::ZERO)
+        } else {
+            self.stage.as_ref().and_then(|it| it.longest_sleep(now))
+        };
         sys::poll(&mut fds, timeout).naming("wait", "the worker and the stage")
     }
 
@@ -142,24 +152,26 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes every ended process: the stages' own and the orphans that PID 1 inherits.
+    /// Takes ended processes, the stages' own and the orphans that PID 1 inherits; only so many at a time: a stage may make
+    /// them as fast as they are taken, and its limits must be looked at.
     fn reap(&mut self) -> Result<(), Failure> {
-        loop {
-            match sys::reap().naming("reap", "ended processes")? {
-                Reaping::Found(reaped) => {
-                    if let Some(stage) = &mut self.stage {
-                        stage.count(&reaped);
-                    }
-                }
-                Reaping::AllLive => return Ok(()),
-                Reaping::NoneLeft => {
-                    if let Some(stage) = &mut self.stage {
-                        stage.all_reaped();
-                    }
+        self.reap_again = false;
+        for _ in 0..REAPED_AT_A_TIME {
+            match (
+                sys::reap().naming("reap", "ended processes")?,
+                &mut self.stage,
+            ) {
+                (Reaping::Found(reaped), Some(stage)) => stage.count(&reaped),
+                (Reaping::Found(_), None) => {}
+                (Reaping::NoneLeft, Some(stage)) => {
+                    stage.all_reaped();
                     return Ok(());
                 }
+                (Reaping::AllLive, _) | (Reaping::NoneLeft, None) => return Ok(()),
             }
         }
+        self.reap_again = true;
+        Ok(())
     }
 
     fn attend_stage(&mut self) -> Result<(), End> {

@@ -54,13 +54,14 @@ pub const STEPS: [(&str, Step); 11] = [
     ("start a session", start_session),
     ("yield to the agent", yield_to_the_agent),
     ("reset signals", reset_signals),
-    ("set the limits", set_rlimits),
     ("connect the pipes", connect_pipes),
     ("close descriptors", close_descriptors),
     ("change user and group", change_ids),
     ("drop capabilities", drop_capabilities),
     ("verify user and capabilities", verify),
     ("enter the work directory", enter_work_dir),
+    // Last: a submission may ask for limits too small for the steps above, and that is no failure of the agent's.
+    ("set the limits", set_rlimits),
 ];
 
 /// Becomes the program, or leaves in `handover` why not and exits.

@@ -15,6 +15,9 @@
 //!
 //! It does nothing unless it is PID 1: it ends a stage by a signal to every process that it can see.
 
+// Without the standard library's start: its stack overflow handler alone would add 140 KB of libc.
+#![cfg_attr(not(test), no_main)]
+
 mod agent;
 mod cgroup;
 mod child;
@@ -29,28 +32,29 @@ mod stage;
 mod streams;
 mod sys;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, path::Path};
 
 use envicutor_protocol::{SOCKET_DIR, SOCKET_NAME, WORK_DIR};
 
 use crate::agent::{Agent, Places};
 
-fn main() -> ExitCode {
+/// The entry, called by libc. Returns the exit code: 0 when the worker is done, 1 after a failure, 2 when this is no PID 1.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn main() -> libc::c_int {
     let pid = sys::own_pid();
     if pid != 1 {
         eprintln!(
             "envicutor-agent: it runs as PID 1 of a container only, because it kills every process that it can see; \
              this is process {pid}"
         );
-        return ExitCode::from(2);
+        return 2;
     }
-    // 0, 1 and 2 are open: the standard library sees to it before main.
-    sys::close_from(3);
+    sys::settle_descriptors();
     match Agent::connect(places()).and_then(Agent::run) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
             eprintln!("envicutor-agent: {failure}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -145,15 +145,18 @@ pub fn set_umask(mask: libc::mode_t) {
     unsafe { libc::umask(mask) };
 }
 
-/// Closes every descriptor from `first` up that whoever started the agent left open.
-pub fn close_from(first: RawFd) {
+/// Opens 0, 1 and 2 where they are not, so that nothing of the agent's gets their numbers, and closes every other
+/// descriptor that whoever started the agent left open. To be called before the agent opens anything.
+pub fn settle_descriptors() {
+    const FIRST: RawFd = 3;
     const ENOUGH_FOR_A_RUNTIME: RawFd = 4096;
-    let from = libc::c_uint::try_from(first).unwrap_or(3);
-    // SAFETY: called before the agent opens anything of its own.
-    if unsafe { libc::syscall(libc::SYS_close_range, from, libc::c_uint::MAX, 0) } == 0 {
+    // SAFETY: the path ends with a NUL; the lowest free number is given, and the first one over 2 is closed below.
+    while (0..FIRST).contains(&unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }) {}
+    // SAFETY: nobody uses these descriptors yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) } == 0 {
         return;
     }
-    for fd in first..ENOUGH_FOR_A_RUNTIME {
+    for fd in FIRST..ENOUGH_FOR_A_RUNTIME {
         // SAFETY: as above.
         unsafe { libc::close(fd) };
     }

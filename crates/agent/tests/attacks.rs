@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use envicutor_protocol::{Command, Exit, File, Open, Report, Stdin};
+use envicutor_protocol::{Command, Exit, File, Killed, Open, Report, Stdin};
 use harness::{Cgroups, UID, Worker, assert_ok, shell};
 
 /// The processes of the stages' user on this machine whose command line holds `mark`.
@@ -192,6 +192,9 @@ fn no_file_leaves_the_work_directory() {
 
 #[test]
 fn an_idle_agent_uses_no_cpu_time() {
+    if harness::made_in_docker() {
+        return; // There the test does not know the agent's process.
+    }
     let mut worker = Worker::open();
     assert_ok(&worker.run(shell("true")));
     let ticks = || {
@@ -213,4 +216,49 @@ fn an_idle_agent_uses_no_cpu_time() {
         "it was scheduled within {:?}",
         start.elapsed()
     );
+}
+
+#[test]
+fn files_that_fill_the_memory_end_the_stage_and_not_the_agent() {
+    if !harness::made_in_docker() {
+        return; // The work directory is in memory only in a container.
+    }
+    let mut worker = Worker::open_in_cgroup(48 << 20, 33).expect("Docker makes it");
+    let mut order = shell(
+        "exec perl -e '$x = q(x) x 65536; syswrite STDOUT, $x for 1..9' & cat /dev/zero > full; cat /dev/zero > /tmp/full",
+    );
+    order.limits.file_size_bytes = 1 << 30;
+    let ended = worker.run(order).ended;
+    assert_eq!(ended.killed, Some(Killed::Memory), "{ended:?}");
+    for _ in 0..5 {
+        // There is next to no room: whatever comes of these stages, the agent says it.
+        worker.run(shell("head -c 300000 /dev/zero"));
+    }
+}
+
+#[test]
+fn limits_too_small_for_any_program_fail_the_program_and_not_the_agent() {
+    let mut worker = Worker::open();
+    for (open_files, stack_bytes) in [(1, 8 << 20), (128, 1), (1, 1)] {
+        let mut order = shell("true");
+        order.limits.open_files = open_files;
+        order.limits.stack_bytes = stack_bytes;
+        let ended = worker.run(order).ended;
+        assert_ne!(ended.exit, Exit::Code(0), "{ended:?}");
+        assert_eq!(ended.killed, None, "{ended:?}");
+    }
+    assert_ok(&worker.run(shell("true")));
+}
+
+#[test]
+fn orphans_that_end_all_the_time_do_not_keep_the_limits_from_being_kept() {
+    let Some(mut worker) = Worker::open_in_cgroup(256 << 20, 33) else {
+        return;
+    };
+    let program = "fork; fork; while (1) { my $p = fork; if (defined $p && !$p) { fork; exit } waitpid $p, 0 if $p }";
+    let mut order = harness::stage(&["perl", "-e", program]);
+    order.limits.wall_time_us = 400_000;
+    let ended = worker.run(order).ended;
+    assert_eq!(ended.killed, Some(Killed::WallTime), "{ended:?}");
+    assert!(ended.wall_us < 500_000, "{ended:?}");
 }

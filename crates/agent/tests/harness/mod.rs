@@ -1,10 +1,14 @@
 //! Runs the real agent as PID 1 of its own pid and mount namespaces and plays the worker. Needs root and Linux, not Docker.
 //!
 //! The agent sees either no cgroup at all, or one made for the test where the host has cgroup version 1 to write to.
+//!
+//! With `AGENT_TEST_IMAGE` and `AGENT_TEST_BINARY` (the static agent) set, the same tests run in Docker containers of that
+//! image (it needs sh, perl and coreutils), locked down as the worker does it.
 
 #![allow(dead_code)] // Each test program uses a part of it.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{Read, Write},
     os::unix::{
@@ -75,7 +79,7 @@ impl Worker {
         let writable = ["memory", "cpuacct", "pids"]
             .iter()
             .all(|it| Path::new("/sys/fs/cgroup").join(it).join("tasks").exists());
-        if !writable {
+        if !writable && !made_in_docker() {
             eprintln!("skipped: no cgroup version 1");
             return None;
         }
@@ -95,17 +99,11 @@ impl Worker {
         chown(&work_dir, Some(UID), Some(UID)).expect("chowns (the tests need root)");
         let path = scratch.path().join("worker.sock");
         let listener = UnixListener::bind(&path).expect("binds");
-        let (setup, made) = cgroup_setup(cgroups);
-        let script = format!("{setup} exec \"$@\"");
-        let agent = Process::new("unshare")
-            .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"])
-            .args(["sh", "-ec", &script, "sh"])
-            .arg(env!("CARGO_BIN_EXE_envicutor-agent"))
-            .arg(&path)
-            .arg(&work_dir)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("starts unshare (util-linux)");
+        let (mut process, made) = match std::env::var("AGENT_TEST_IMAGE") {
+            Ok(image) => (in_container(&image, scratch.path(), cgroups), Vec::new()),
+            Err(_) => in_namespaces(&path, &work_dir, cgroups),
+        };
+        let agent = process.stdin(Stdio::null()).spawn().expect("starts");
         let (socket, _) = listener.accept().expect("the agent connects");
         socket
             .set_read_timeout(Some(PATIENCE))
@@ -113,7 +111,11 @@ impl Worker {
         let mut worker = Self {
             socket,
             agent,
-            work_dir,
+            work_dir: if made_in_docker() {
+                "/work".into()
+            } else {
+                work_dir
+            },
             cgroups: made,
             _scratch: scratch,
         };
@@ -242,6 +244,59 @@ impl Drop for Worker {
     }
 }
 
+/// Whether the tests run in containers.
+pub fn made_in_docker() -> bool {
+    std::env::var_os("AGENT_TEST_IMAGE").is_some()
+}
+
+/// The agent as PID 1 of new namespaces, and the cgroups made for it.
+fn in_namespaces(socket: &Path, work_dir: &Path, cgroups: Cgroups) -> (Process, Vec<PathBuf>) {
+    let (setup, made) = cgroup_setup(cgroups);
+    let script = format!("{setup} exec \"$@\"");
+    let mut unshare = Process::new("unshare");
+    unshare
+        .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"])
+        .args(["sh", "-ec", &script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_envicutor-agent"))
+        .args([socket, work_dir]);
+    (unshare, made)
+}
+
+/// The agent as PID 1 of a container, with the socket in `scratch`.
+fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (memory, processes) = match cgroups {
+        Cgroups::None => (256 << 20, 65),
+        Cgroups::Own { memory, processes } => (memory, processes),
+    };
+    let binary = std::env::var("AGENT_TEST_BINARY").expect("AGENT_TEST_BINARY names the agent");
+    let mut docker = Process::new("docker");
+    docker
+        .args(["run", "--rm", "--network", "none", "--read-only"])
+        .args([
+            "--name",
+            &format!("agenttest-{}-{number}", std::process::id()),
+        ])
+        .args(["--cap-drop", "ALL", "--cap-add", "SETUID"])
+        .args(["--cap-add", "SETGID", "--cap-add", "KILL"])
+        .args(["--security-opt", "no-new-privileges"])
+        .args([
+            format!("--memory={memory}"),
+            format!("--memory-swap={memory}"),
+        ])
+        .args([format!("--pids-limit={processes}")])
+        .args([
+            "--tmpfs",
+            &format!("/work:exec,mode=0700,uid={UID},gid={UID}"),
+        ])
+        .args(["--tmpfs", "/tmp:mode=1777"])
+        .args(["-v", &format!("{binary}:/envicutor/agent:ro")])
+        .args(["-v", &format!("{}:/envicutor/socket:ro", scratch.display())])
+        .args([image, "/envicutor/agent"]);
+    docker
+}
+
 /// The shell commands that give the agent its view of cgroups, and the cgroups made for it.
 fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -256,7 +311,7 @@ fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
         let directory = Path::new("/sys/fs/cgroup").join(controller).join(&name);
         fs::create_dir(&directory).expect("makes a cgroup");
         let path = directory.display();
-        script += &format!("echo $$ > {path}/cgroup.procs; ");
+        write!(script, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
         made.push(directory);
     }
     let write = |index: usize, file: &str, value: u64| {
@@ -270,7 +325,11 @@ fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
     write(2, "pids.max", processes);
     for (controller, directory) in ["memory", "cpuacct", "pids"].iter().zip(&made) {
         let path = directory.display();
-        script += &format!("mount --bind -o ro {path} /sys/fs/cgroup/{controller}; ");
+        write!(
+            script,
+            "mount --bind -o ro {path} /sys/fs/cgroup/{controller}; "
+        )
+        .expect("writes to a string");
     }
     (script, made)
 }
