@@ -12,7 +12,7 @@ use std::{
 };
 
 use container_bed::{
-    Bed, PATIENCE, docker, file, image, own, random, run, shell, sockets, start, text,
+    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, sockets, start, text,
 };
 use envicutor::{
     container::{ContainerError, Observed, Request},
@@ -302,15 +302,33 @@ async fn takes_at_once_each_get_a_container_of_their_own() {
     let bed = Bed::with(|config| config.pool_size = Some(2)).await;
     let request = bed.request();
     let takes = (0..5).map(|_| bed.containers.take(&request));
-    let taken = futures_util::future::join_all(takes).await;
-    let mut names: Vec<_> = taken
+    let containers = futures_util::future::join_all(takes).await;
+    let mut names: Vec<_> = containers
         .iter()
         .map(|container| container.as_ref().unwrap().name().to_owned())
         .collect();
     names.sort();
     names.dedup();
     assert_eq!(names.len(), 5);
-    drop(taken);
+    drop(containers);
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn many_submissions_get_what_is_theirs_and_leave_nothing() {
+    let bed = Bed::with(|config| config.pool_size = Some(3)).await;
+    let serve = async |number: usize| {
+        for round in 0..4 {
+            let mut container = bed.take().await;
+            let name = format!("{number}-{round}");
+            let files = [file("name", name.as_bytes())];
+            container.lay_out(&files).await.unwrap();
+            let finished = run(&mut container, &shell("cat name; ls | wc -l")).await;
+            assert_eq!(text(&finished.stdout), format!("{name}1\n"));
+            container.destroy().await;
+        }
+    };
+    futures_util::future::join_all((0..4).map(serve)).await;
     bed.end().await;
 }
 
@@ -351,7 +369,7 @@ async fn a_run_that_is_dropped_ends_with_its_container() {
         .run(&shell("true"), PATIENCE, &mut |_| {})
         .await
         .unwrap_err();
-    assert_eq!(error.code(), FailureCode::Agent);
+    assert_eq!(error.code(), FailureCode::Internal);
     container.destroy().await;
     bed.await_running(0).await;
     bed.end().await;
@@ -441,20 +459,22 @@ async fn a_worker_removes_what_a_dead_one_left_and_nothing_of_a_live_one() {
     let bed = Bed::new().await;
     // The live one.
     let alive = bed.take().await;
-    // The dead one: its process is gone, its containers are not. Another worker's lock makes it look alive, until it is
-    // dropped.
+    // The dead one: nobody holds its lock.
     let dead_dir = bed.root.path().join("w0");
     fs::create_dir_all(dead_dir.join("c/abc")).unwrap();
     fs::write(dead_dir.join("lock"), "").unwrap();
-    let left = leave_a_container(&bed, &dead_dir).await;
-    assert_eq!(bed.own().await.len(), 2);
+    // It died between creating and starting one, and another runs.
+    let created = leave_a_container(&bed, &dead_dir).await;
+    let running = leave_a_container(&bed, &dead_dir).await;
+    bed.docker.start_container(&running, None).await.unwrap();
+    assert_eq!(bed.own().await.len(), 3);
 
     let newcomer = start(&bed.docker, &bed.host, &bed.root.path().join("w2"), |_| {})
         .await
         .unwrap();
     let now: Vec<_> = bed.own().await.into_iter().filter_map(|it| it.id).collect();
     assert_eq!(now.len(), 1, "{now:?}");
-    assert_ne!(now[0], left);
+    assert!(![created, running].contains(&now[0]));
     assert!(!dead_dir.exists());
     assert!(bed.root.path().join("w1").exists());
 
@@ -475,7 +495,7 @@ async fn leave_a_container(bed: &Bed, state_dir: &Path) -> String {
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let body = bollard::models::ContainerCreateBody {
         image: Some(bed.image.clone()),
-        cmd: Some(vec!["/bin/true".to_owned()]),
+        cmd: Some(["/bin/sleep", "1000"].map(str::to_owned).to_vec()),
         labels: Some(labels.into()),
         ..Default::default()
     };
@@ -527,6 +547,86 @@ async fn an_engine_that_does_not_answer_hangs_nobody() {
 }
 
 #[tokio::test]
+async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
+    let bed = Bed::new().await;
+    let line = Line::new(bed.root.path());
+    let worker = start(
+        &line.docker,
+        &bed.host,
+        &bed.root.path().join("w3"),
+        |config| {
+            config.pool_size = Some(2);
+        },
+    )
+    .await
+    .unwrap();
+    let container = worker.take(&bed.request()).await.unwrap();
+    worker.probe().await.unwrap();
+    bed.await_running(2).await;
+    // Running is not ready yet.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    line.cut();
+    assert!(worker.probe().await.unwrap_err().is_outage());
+    // What waits can still be given out, and run; nothing new can be made.
+    let mut pooled = worker.take(&bed.request()).await.unwrap();
+    pooled.lay_out(&[]).await.unwrap();
+    assert_eq!(
+        text(&run(&mut pooled, &shell("echo on")).await.stdout),
+        "on\n"
+    );
+    let error = worker.take(&bed.request()).await.map(drop).unwrap_err();
+    assert!(error.is_outage(), "{error}");
+    container.destroy().await;
+    pooled.destroy().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    line.mend();
+    worker.probe().await.unwrap();
+    worker.close().await;
+    assert!(bed.own().await.is_empty());
+    assert!(sockets(&bed.root.path().join("w3")).is_empty());
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn containers_that_are_forgotten_instead_of_closed_are_removed() {
+    let bed = Bed::new().await;
+    let worker = start(
+        &bed.docker,
+        &bed.host,
+        &bed.root.path().join("w4"),
+        |config| {
+            config.pool_size = Some(2);
+        },
+    )
+    .await
+    .unwrap();
+    let container = worker.take(&bed.request()).await.unwrap();
+    bed.await_running(2).await;
+    drop(worker);
+    bed.await_running(1).await;
+    drop(container);
+    bed.await_running(0).await;
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_container_can_be_used_from_any_task() {
+    let bed = Bed::new().await;
+    let (containers, request) = (bed.containers.clone(), bed.request());
+    let task = tokio::spawn(async move {
+        let mut container = containers.take(&request).await.unwrap();
+        container.lay_out(&[file("a", b"b")]).await.unwrap();
+        let mut ignore = |_: Observed<'_>| {};
+        let stage = shell("cat a");
+        let finished = container.run(&stage, PATIENCE, &mut ignore).await.unwrap();
+        container.destroy().await;
+        finished.stdout
+    });
+    assert_eq!(task.await.unwrap(), b"b");
+    bed.end().await;
+}
+
+#[tokio::test]
 async fn an_engine_that_is_gone_is_an_outage() {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("engine.sock");
@@ -572,7 +672,8 @@ async fn times() {
     bed.take().await.destroy().await;
     let mut pooled = Vec::new();
     for _ in 0..ROUNDS {
-        bed.await_running(1).await;
+        // Running is not ready yet.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let began = Instant::now();
         let container = bed.ready().await;
         pooled.push(began.elapsed());

@@ -120,6 +120,14 @@ pub enum ContainerError {
         /// The worker's directory.
         path: PathBuf,
     },
+    /// A bug of the worker's: the container is not in a state for this.
+    #[error("the worker has {what} for a container that is {state}")]
+    Misused {
+        /// What was asked of it.
+        what: &'static str,
+        /// The state that it is in.
+        state: &'static str,
+    },
     /// The containers were closed.
     #[error("the worker is closing its containers")]
     Closed,
@@ -134,6 +142,7 @@ impl ContainerError {
             | Self::Protocol(_)
             | Self::AgentGone(_)
             | Self::AgentOverdue { .. } => FailureCode::Agent,
+            Self::Misused { .. } => FailureCode::Internal,
             _ => FailureCode::Container,
         }
     }

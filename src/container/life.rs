@@ -191,12 +191,14 @@ impl Container {
     }
 
     /// Begins what is allowed in `phase`. Whoever ends well leaves the next phase behind.
-    fn enter(&mut self, phase: Phase, what: &str) -> Result<(), ContainerError> {
+    fn enter(&mut self, phase: Phase, what: &'static str) -> Result<(), ContainerError> {
         if self.phase != phase {
-            return Err(ContainerError::Protocol(format!(
-                "the worker has {what} for a container that is {:?}, expected {phase:?}: a bug",
-                self.phase
-            )));
+            let state = match self.phase {
+                Phase::Fresh => "not open yet",
+                Phase::Open => "open already",
+                Phase::Busy => "used up",
+            };
+            return Err(ContainerError::Misused { what, state });
         }
         self.phase = Phase::Busy;
         Ok(())

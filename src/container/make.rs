@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -96,11 +96,7 @@ impl Maker {
 
     /// An image's volumes would be writable, on disk and without bounds.
     async fn check_image(&self, image: &str) -> Result<(), ContainerError> {
-        let known = |maker: &Self| {
-            let images = maker.images.lock().unwrap_or_else(PoisonError::into_inner);
-            images.contains(image)
-        };
-        if known(self) {
+        if self.images().contains(image) {
             return Ok(());
         }
         let volumes = self.remover.engine.volumes_of(image).await?;
@@ -113,12 +109,16 @@ impl Maker {
                 ),
             });
         }
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut images = self.images();
         if images.len() >= IMAGES {
             images.clear();
         }
         images.insert(image.to_owned());
         Ok(())
+    }
+
+    fn images(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn create(

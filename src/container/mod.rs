@@ -127,7 +127,7 @@ impl Containers {
         self.closing.cancel();
         self.pool.clear();
         self.tasks.close();
-        let patience = self.engine.call_timeout() * 2;
+        let patience = self.engine.call_timeout();
         if timeout(patience, self.tasks.wait()).await.is_err() {
             warn!(
                 left = self.tasks.len(),

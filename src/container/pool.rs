@@ -208,7 +208,7 @@ impl Pool {
             self.maker.make(&request).await
         };
         drop(start);
-        self.deliver(&key, made);
+        self.deliver(&key, purpose, made);
     }
 
     /// What to make, unless it is not wanted any more.
@@ -225,7 +225,7 @@ impl Pool {
         Some(shelf.request.clone())
     }
 
-    fn deliver(&self, key: &Key, made: Answer) {
+    fn deliver(self: &Arc<Self>, key: &Key, purpose: Purpose, made: Answer) {
         let mut shelves = self.shelves();
         let Some(shelf) = shelves.get_mut(key) else {
             return;
@@ -238,7 +238,11 @@ impl Pool {
                 shelf.hand_out(container)
             }
             Err(error) => {
-                shelf.fail(error);
+                if shelf.fail(error, purpose) {
+                    shelf.serving += 1;
+                    self.tasks
+                        .spawn(self.clone().start(key.clone(), Purpose::Now));
+                }
                 None
             }
         };
@@ -396,23 +400,28 @@ impl Shelf {
         container.ok()
     }
 
-    /// A start failed: who waits for it is told, unless another start will serve them.
-    fn fail(&mut self, error: ContainerError) {
+    /// A start failed. Who waits is told, if it was theirs and no other will serve them. True if it was for the shelf, and
+    /// somebody counted on it: they get a start of their own.
+    fn fail(&mut self, error: ContainerError, purpose: Purpose) -> bool {
         self.failures = self.failures.saturating_add(1);
         let wait = BACKOFF.0 * 2_u32.saturating_pow(self.failures.min(8) - 1);
         self.not_before = Some(Instant::now() + wait.min(BACKOFF.1));
         self.waiters.retain(|waiter| !waiter.is_closed());
         let mut answer = Err(error);
-        while self.waiters.len() > self.serving
+        while purpose == Purpose::Now
+            && self.waiters.len() > self.serving
             && let Some(waiter) = self.waiters.pop_front()
         {
             match waiter.send(answer) {
-                Ok(()) => return,
+                Ok(()) => return false,
                 Err(back) => answer = back,
             }
         }
-        if let Err(error) = answer {
+        if let Err(error) = answer
+            && !matches!(error, ContainerError::Closed)
+        {
             warn!(%error, image = self.request.image, "a container could not be started ahead");
         }
+        self.waiters.len() > self.serving
     }
 }

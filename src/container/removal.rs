@@ -26,6 +26,9 @@ const AGENT_EXIT: Duration = Duration::from_secs(2);
 /// The waits between tries: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
+/// The longest wait between tries while the worker closes.
+const RETRY_CLOSING: Duration = Duration::from_millis(500);
+
 /// A create call without an answer may still make its container: how often the Engine must say that there is none.
 const ABSENCES: u32 = 10;
 
@@ -139,12 +142,17 @@ impl Remover {
                 Ok(Removal::Underway) => {}
                 Err(error) => warn!(%error, container = name, "a container is not removed yet"),
             }
-            // The wait ends early when the worker closes.
-            let _ = timeout(wait, self.closing.cancelled()).await;
-            if self.closing.is_cancelled() {
-                sleep(RETRY.0).await;
-            }
+            self.pause(wait).await;
             wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// Waits, but not for long while the worker closes.
+    async fn pause(&self, wait: Duration) {
+        if self.closing.is_cancelled() {
+            sleep(wait.min(RETRY_CLOSING)).await;
+        } else {
+            let _ = timeout(wait, self.closing.cancelled()).await;
         }
     }
 }

@@ -413,8 +413,8 @@ mod tests {
     async fn more_output_than_allowed_breaks_the_protocol() {
         let (mut session, mut agent) = greeted().await;
         agent.send(&Report::Started).await;
-        agent.send(&output(&[0; CHUNK_BYTES])).await;
-        agent.send(&output(&[0; CHUNK_BYTES])).await;
+        agent.send(&output(&vec![0; CHUNK_BYTES])).await;
+        agent.send(&output(&vec![0; CHUNK_BYTES])).await;
         let error = run(&mut session, b"").await.expect_err("refused");
         assert!(matches!(error, ContainerError::Protocol(_)), "{error}");
     }

@@ -81,6 +81,12 @@ pub(super) async fn sweep(
     for container in engine.list(filter).await? {
         if owners.is_dead(&container) {
             left.push(container);
+        } else if uid(&container).is_some_and(|uid| uids.contain(uid)) {
+            warn!(
+                container = container.id,
+                "another worker of this host uses the same uids: the kernel counts processes and pipes for each uid. Give \
+                 each worker a range of its own with container.uid_first"
+            );
         }
     }
     stream::iter(&left)
@@ -155,8 +161,7 @@ async fn remove(engine: &Engine, container: &ContainerSummary, uids: &Uids) {
         }
         sleep(TRIES.1).await;
     }
-    let labels = container.labels.as_ref();
-    let uid = labels.and_then(|labels| labels.get(UID)?.parse().ok());
+    let uid = uid(container);
     if let Some(uid) = uid {
         uids.reserve(uid);
     }
@@ -164,6 +169,11 @@ async fn remove(engine: &Engine, container: &ContainerSummary, uids: &Uids) {
         container = name,
         uid, "a dead worker's container stays; its uid is not used. Remove it by `docker rm -f`"
     );
+}
+
+/// The host uid of a container.
+fn uid(container: &ContainerSummary) -> Option<u32> {
+    container.labels.as_ref()?.get(UID)?.parse().ok()
 }
 
 /// Removes the directories of dead workers beside `own`.

@@ -68,6 +68,12 @@ impl Uids {
         self.range().taken.insert(number);
     }
 
+    /// Whether `number` is one of them.
+    pub(super) fn contain(&self, number: u32) -> bool {
+        let range = self.range();
+        number >= range.first && number - range.first < range.count
+    }
+
     fn range(&self) -> MutexGuard<'_, Range> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

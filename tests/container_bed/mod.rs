@@ -35,7 +35,7 @@ use futures_util::StreamExt;
 const IMAGE: &str = "containertest-busybox";
 
 /// More than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A worker's containers.
 pub struct Bed {
@@ -293,4 +293,48 @@ pub async fn run(container: &mut Container, stage: &StagePlan) -> Finished {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A way to the Engine that can be cut.
+pub struct Line {
+    pub docker: Docker,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Line {
+    pub fn new(directory: &Path) -> Self {
+        let path = directory.join("line.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let (open, is_open) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(carry(near, is_open.clone()));
+            }
+        });
+        let docker =
+            Docker::connect_with_unix(path.to_str().unwrap(), 60, bollard::API_DEFAULT_VERSION);
+        Self {
+            docker: docker.unwrap(),
+            open,
+        }
+    }
+
+    /// Ends every connection, and the ones to come.
+    pub fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    pub fn mend(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+async fn carry(mut near: tokio::net::UnixStream, mut open: tokio::sync::watch::Receiver<bool>) {
+    let Ok(mut far) = tokio::net::UnixStream::connect("/var/run/docker.sock").await else {
+        return;
+    };
+    tokio::select! {
+        _ = open.wait_for(|open| !open) => {}
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+    }
 }
