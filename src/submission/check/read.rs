@@ -164,7 +164,9 @@ impl Walk<'_> {
     /// A file; one that is wrong leaves its place, without a path.
     fn file(&mut self, value: Value, index: usize, path: &Path<'_>) -> File {
         const FIELDS: [&str; 6] = ["path", "text", "base64", "bytes", "blob", "executable"];
-        let mut fields = self.object(value, path, &FIELDS).unwrap_or_default();
+        let Some(mut fields) = self.object(value, path, &FIELDS) else {
+            return File::default();
+        };
         let at = path.field("path");
         let given = take(&mut fields, "path");
         if given.is_none() && index > 0 {
