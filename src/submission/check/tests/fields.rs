@@ -337,3 +337,17 @@ fn a_blob_has_a_digest_and_a_size() {
         .collect();
     assert_eq!(paths, ["files[0].blob.digest", "files[0].blob.size_bytes"]);
 }
+
+#[test]
+fn an_item_that_is_no_object_is_one_error() {
+    refused(
+        &json!({"files": [1]}),
+        "files[0]",
+        "expected an object, got 1",
+    );
+    refused(
+        &json!({"tests": ["x"]}),
+        "tests[0]",
+        "expected an object, got the string",
+    );
+}
