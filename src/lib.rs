@@ -1,5 +1,7 @@
 //! Envicutor runs untrusted code for backend services: submissions over NATS JetStream, results as events.
 
+pub mod bus;
 pub mod config;
 pub mod docker;
+pub mod nats_server;
 pub mod submission;

@@ -14,8 +14,8 @@ use super::Bus;
 
 /// JetStream's error codes that mean something to us.
 pub mod code {
-    /// The stream is full, or the subject is: the description says which.
-    pub const MAXIMUM_MESSAGES: u64 = 10077;
+    /// It could not be stored: the stream is full, or the subject is; the description says which.
+    pub const NOT_STORED: u64 = 10077;
     /// The message is larger than the stream takes.
     pub const MESSAGE_TOO_LARGE: u64 = 10054;
     /// There is no such stream.
@@ -26,6 +26,22 @@ pub mod code {
     pub const NO_MESSAGE: u64 = 10037;
     /// There is no message under this sequence.
     pub const SEQUENCE_NOT_FOUND: u64 = 10043;
+}
+
+/// The headers that we write or read.
+pub mod header {
+    /// The encoding of the body.
+    pub const CONTENT_TYPE: &str = "Content-Type";
+    /// 0, and one more for each replay; absent is 0.
+    pub const GENERATION: &str = "Envicutor-Generation";
+    /// The version of the contract; absent is 1.
+    pub const SCHEMA: &str = "Envicutor-Schema";
+    /// The trace that a submission belongs to.
+    pub const TRACE: &str = "traceparent";
+    /// Compare-and-set: the sequence that the subject's last message must have, 0 for none.
+    pub(in crate::bus) const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
+    /// What JetStream drops repeated publishes by.
+    pub(in crate::bus) const MESSAGE_ID: &str = "Nats-Msg-Id";
 }
 
 /// A request that did not succeed.
@@ -105,6 +121,16 @@ pub struct PublishAck {
     /// It was there already, by its `Nats-Msg-Id`.
     #[serde(default)]
     pub duplicate: bool,
+}
+
+/// The value of a header, where it is there.
+pub fn header_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(async_nats::HeaderValue::as_str)
+}
+
+/// The generation that a message's headers name; absent is 0. `None` where it is no number.
+pub fn generation_of(headers: &HeaderMap) -> Option<u64> {
+    header_of(headers, header::GENERATION).map_or(Some(0), |value| value.trim().parse().ok())
 }
 
 impl Bus {
@@ -305,7 +331,7 @@ mod tests {
     fn a_refusal_keeps_its_code() {
         let answer = br#"{"error":{"code":400,"err_code":10077,"description":"maximum messages per subject exceeded"}}"#;
         let error = read_answer::<PublishAck>("s", answer).expect_err("refused");
-        assert_eq!(error.code(), Some(code::MAXIMUM_MESSAGES));
+        assert_eq!(error.code(), Some(code::NOT_STORED));
         assert!(read_answer::<PublishAck>("s", b"nonsense").is_err());
     }
 }
