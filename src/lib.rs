@@ -1,6 +1,8 @@
 //! Envicutor runs untrusted code for backend services: submissions over NATS JetStream, results as events.
 
+pub mod bus;
 pub mod config;
 pub mod container;
 pub mod docker;
+pub mod nats_server;
 pub mod submission;
