@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod docker;
+pub mod runtimes;
 pub mod submission;
