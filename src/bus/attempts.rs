@@ -7,6 +7,7 @@ use super::{api::ApiError, connect::Bus, kv::Bucket};
 use crate::submission::{
     dead_letter::Attempt,
     names::{SubmissionId, Tenant},
+    result::FailureCode,
 };
 
 /// JetStream's codes for "another one was first", on one node and on a cluster.
@@ -22,6 +23,12 @@ pub struct Record {
     pub generation: u64,
     /// Every ended attempt, in the order in which the ends were noted.
     pub attempts: Vec<Attempt>,
+    /// What the last of them failed for.
+    #[serde(default)]
+    pub last_code: Option<FailureCode>,
+    /// Starts that were handed back by a worker that drained or whose Engine was away: they ended, and do not count.
+    #[serde(default)]
+    pub handed_back: u64,
 }
 
 /// A record with the revision that the next update expects.
@@ -75,7 +82,8 @@ impl Attempts {
         let entry = self.bucket.get(&key).await?;
         let record = match entry.value {
             Some(value) => Some(
-                serde_json::from_slice(&value).map_err(|source| AttemptsError::Unreadable { key, source })?,
+                serde_json::from_slice(&value)
+                    .map_err(|source| AttemptsError::Unreadable { key, source })?,
             ),
             None => None,
         };
@@ -119,11 +127,15 @@ impl Attempts {
         let mut tries = 0;
         loop {
             let Revised { record, revision } = self.read(tenant, id).await?;
-            let mut record = record.filter(|record| record.generation >= generation).unwrap_or(Record {
-                generation,
-                attempts: Vec::new(),
-            });
-            let noted = |noted: &Attempt| noted.worker == attempt.worker && noted.started_at == attempt.started_at;
+            let mut record = record
+                .filter(|record| record.generation >= generation)
+                .unwrap_or(Record {
+                    generation,
+                    ..Record::default()
+                });
+            let noted = |noted: &Attempt| {
+                noted.worker == attempt.worker && noted.started_at == attempt.started_at
+            };
             if record.generation > generation || record.attempts.iter().any(noted) {
                 return Ok(record.attempts);
             }

@@ -34,7 +34,10 @@ impl Wakes {
     /// The wakes that are this worker's: each goes to one worker of the fleet.
     pub async fn shared(bus: &Bus) -> Result<Self, WakeError> {
         let subject = bus.names.wakes();
-        let subscriber = bus.client.queue_subscribe(subject, GROUP.to_owned()).await?;
+        let subscriber = bus
+            .client
+            .queue_subscribe(subject, GROUP.to_owned())
+            .await?;
         Self::listening(bus, subscriber).await
     }
 

@@ -43,7 +43,12 @@ pub fn init(dir: &Path) -> Result<Initialized, ServerError> {
     let is_new = !credentials_file(dir).exists();
     let paths = [credentials_file(dir), dir.join("credentials.conf")];
     write_credentials(dir)?;
-    if is_new { &mut done.written } else { &mut done.kept }.extend(paths);
+    if is_new {
+        &mut done.written
+    } else {
+        &mut done.kept
+    }
+    .extend(paths);
     Ok(done)
 }
 
@@ -111,7 +116,11 @@ fn write(path: &Path, content: &str) -> Result<(), ServerError> {
         {
             return Err(error);
         }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&staged)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
         fs::rename(&staged, path)
@@ -161,7 +170,10 @@ pub(super) fn read_ports(dir: &Path, pid: u32) -> Option<String> {
 pub(super) fn forget_ports(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
-        if path.extension().is_some_and(|extension| extension == "ports") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "ports")
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -189,10 +201,19 @@ mod tests {
         let credentials = Credentials::load(&credentials_file(&dir)).expect("valid");
         fs::write(dir.join("server.conf"), "# mine\n").expect("written");
         assert_eq!(init(&dir).expect("done").kept.len(), 3);
-        assert_eq!(Credentials::load(&credentials_file(&dir)).expect("valid"), credentials);
-        assert_eq!(fs::read_to_string(dir.join("server.conf")).expect("read"), "# mine\n");
+        assert_eq!(
+            Credentials::load(&credentials_file(&dir)).expect("valid"),
+            credentials
+        );
+        assert_eq!(
+            fs::read_to_string(dir.join("server.conf")).expect("read"),
+            "# mine\n"
+        );
         for name in ["credentials.toml", "credentials.conf"] {
-            let mode = fs::metadata(dir.join(name)).expect("there").permissions().mode();
+            let mode = fs::metadata(dir.join(name))
+                .expect("there")
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
     }

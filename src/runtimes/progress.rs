@@ -27,11 +27,14 @@ impl fmt::Display for Progress {
 /// Who is told.
 pub type Listener<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
+/// The target of what [`trace`] writes, by which a program shows it as progress.
+pub const TARGET: &str = "envicutor::progress";
+
 /// A listener that writes to the program's log: steps as `info`, the rest as `debug`.
 pub fn trace(progress: Progress) {
     match progress {
-        Progress::Step(step) => tracing::info!("{step}"),
-        Progress::Log(line) => tracing::debug!("{line}"),
+        Progress::Step(step) => tracing::info!(target: TARGET, "{step}"),
+        Progress::Log(line) => tracing::debug!(target: TARGET, "{line}"),
     }
 }
 
