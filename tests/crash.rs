@@ -67,9 +67,7 @@ impl Site {
     }
 
     async fn service(&self) -> async_nats::Client {
-        async_nats::connect(self.nats.url(Role::Service))
-            .await
-            .expect("NATS accepts the service")
+        fleet::connect(&self.nats.url(Role::Service)).await
     }
 }
 
@@ -214,9 +212,7 @@ async fn a_submission_that_loses_every_worker_is_dead_lettered() {
     assert_eq!(result["failure"]["code"], "worker_lost");
     assert_eq!(result["failure"]["attempts"], 3);
 
-    let operator = async_nats::connect(site.nats.url(Role::Operator))
-        .await
-        .expect("NATS accepts the operator");
+    let operator = fleet::connect(&site.nats.url(Role::Operator)).await;
     let letters = async_nats::jetstream::new(operator)
         .get_stream("DEAD_LETTERS")
         .await
