@@ -34,8 +34,11 @@ fn shared_dir() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
+/// Steps only: the logs of installations are long.
 fn tell(progress: Progress) {
-    eprintln!("{progress}");
+    if let Progress::Step(step) = progress {
+        eprintln!("{step}");
+    }
 }
 
 async fn prepare(runtimes: &Runtimes, docker: &Docker, name: &str) -> Result<Digest, RuntimeError> {
@@ -44,7 +47,11 @@ async fn prepare(runtimes: &Runtimes, docker: &Docker, name: &str) -> Result<Dig
     let (name, version) = (found.name.clone(), found.version.clone());
     let begun = Instant::now();
     let prepared = runtimes.image(docker, &name, &version, &tell).await;
-    eprintln!("{name}: {:?} after {:?}", prepared.as_ref().ok(), begun.elapsed());
+    eprintln!(
+        "{name}: {:?} after {:?}",
+        prepared.as_ref().ok(),
+        begun.elapsed()
+    );
     prepared
 }
 
@@ -85,7 +92,11 @@ impl Probe {
         let options = bollard::query_parameters::ListImagesOptionsBuilder::new()
             .filters(&filters)
             .build();
-        docker.list_images(Some(options)).await.expect("listed").len()
+        docker
+            .list_images(Some(options))
+            .await
+            .expect("listed")
+            .len()
     }
 
     /// Containers that still install for this probe in `work_dir`.
@@ -99,7 +110,11 @@ impl Probe {
             .all(true)
             .filters(&[("label", vec![label])].into())
             .build();
-        docker.list_containers(Some(options)).await.expect("listed").len()
+        docker
+            .list_containers(Some(options))
+            .await
+            .expect("listed")
+            .len()
     }
 }
 
@@ -123,7 +138,11 @@ async fn the_runtimes_of_the_program_are_made_once_and_found_again() {
         let begun = Instant::now();
         let found = prepare(&second, &docker, name).await.expect("found");
         assert_eq!(made, found);
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }
 
@@ -132,7 +151,9 @@ async fn an_image_keeps_nothing_of_its_installation_but_the_result() {
     let docker = engine().await;
     let probe = Probe::new("config", "echo made > /made");
     let runtimes = probe.load(shared_dir());
-    let image = prepare(&runtimes, &docker, &probe.name).await.expect("made");
+    let image = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect("made");
     let inspected = docker.inspect_image(image.as_str()).await.expect("there");
     let config = inspected.config.expect("a configuration");
     delete(&docker, &image).await;
@@ -140,7 +161,10 @@ async fn an_image_keeps_nothing_of_its_installation_but_the_result() {
     assert_eq!(config.cmd.unwrap_or_default(), Vec::<String>::new());
     let labels = config.labels.expect("labels");
     assert_eq!(labels["envicutor.runtime"], format!("{}@1", probe.name));
-    assert_eq!(labels["envicutor.build"], "", "its containers would be swept");
+    assert_eq!(
+        labels["envicutor.build"], "",
+        "its containers would be swept"
+    );
     assert_eq!(probe.containers(&docker, shared_dir()).await, 0);
 }
 
@@ -149,12 +173,16 @@ async fn an_image_that_somebody_deleted_is_made_again() {
     let docker = engine().await;
     let probe = Probe::new("deleted", "echo made > /made");
     let runtimes = probe.load(shared_dir());
-    let first = prepare(&runtimes, &docker, &probe.name).await.expect("made");
+    let first = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect("made");
     delete(&docker, &first).await;
     // The worker meets "no such image" when it creates a container, and says so.
     let name: RuntimeRef = probe.name.parse().expect("a runtime");
     runtimes.forget(&name.name, &"1".parse().expect("a version"));
-    let again = prepare(&runtimes, &docker, &probe.name).await.expect("made again");
+    let again = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect("made again");
     docker.inspect_image(again.as_str()).await.expect("there");
     delete(&docker, &again).await;
 }
@@ -162,12 +190,22 @@ async fn an_image_that_somebody_deleted_is_made_again() {
 #[tokio::test]
 async fn a_failing_script_leaves_nothing_and_shows_its_log() {
     let docker = engine().await;
-    let probe = Probe::new("failing", "echo working\\necho it broke >&2\\nexit 7".replace("\\n", "\n").as_str());
+    let probe = Probe::new(
+        "failing",
+        "echo working\\necho it broke >&2\\nexit 7"
+            .replace("\\n", "\n")
+            .as_str(),
+    );
     let runtimes = probe.load(shared_dir());
-    let error = prepare(&runtimes, &docker, &probe.name).await.expect_err("fails");
+    let error = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect_err("fails");
     let message = error.to_string();
     assert!(message.contains("exit code 7"), "{message}");
-    assert!(message.contains("working") && message.contains("it broke"), "{message}");
+    assert!(
+        message.contains("working") && message.contains("it broke"),
+        "{message}"
+    );
     assert!(!error.is_outage());
     assert_eq!(probe.images(&docker).await, 0);
     assert_eq!(probe.containers(&docker, shared_dir()).await, 0);
@@ -177,12 +215,20 @@ async fn a_failing_script_leaves_nothing_and_shows_its_log() {
 async fn an_endless_script_is_ended_and_leaves_nothing() {
     let docker = engine().await;
     // The base must not eat the short time.
-    prepare(&Runtimes::load(&config::Runtimes::default(), shared_dir()).expect("valid"), &docker, "bash")
-        .await
-        .expect("a base image");
+    prepare(
+        &Runtimes::load(&config::Runtimes::default(), shared_dir()).expect("valid"),
+        &docker,
+        "bash",
+    )
+    .await
+    .expect("a base image");
     let probe = Probe::new("endless", "echo so far; sleep 10000");
-    let runtimes = probe.load_with(shared_dir(), |config| config.prepare_timeout_us = Micros(4_000_000));
-    let error = prepare(&runtimes, &docker, &probe.name).await.expect_err("ends");
+    let runtimes = probe.load_with(shared_dir(), |config| {
+        config.prepare_timeout_us = Micros(4_000_000)
+    });
+    let error = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect_err("ends");
     assert!(matches!(error, RuntimeError::Timeout { .. }), "{error}");
     assert!(error.to_string().contains("so far"), "{error}");
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -218,7 +264,9 @@ async fn what_a_killed_worker_left_is_removed_by_the_next() {
     let crashed = std::thread::spawn({
         let (runtimes, name) = (runtimes.clone(), probe.name.clone());
         move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.expect("a runtime").block_on(async {
                 let docker = engine().await;
                 let prepared = prepare(&runtimes, &docker, &name);
@@ -227,10 +275,18 @@ async fn what_a_killed_worker_left_is_removed_by_the_next() {
             })
         }
     });
-    assert!(crashed.join().expect("joined"), "it was given up amid the script");
-    prepare(&runtimes, &docker, &probe.name).await.map_err(|e| e.to_string()).expect("made");
+    assert!(
+        crashed.join().expect("joined"),
+        "it was given up amid the script"
+    );
+    prepare(&runtimes, &docker, &probe.name)
+        .await
+        .map_err(|e| e.to_string())
+        .expect("made");
     assert_eq!(probe.containers(&docker, work.path()).await, 0);
-    let image = prepare(&runtimes, &docker, &probe.name).await.expect("known");
+    let image = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect("known");
     delete(&docker, &image).await;
 }
 
@@ -246,14 +302,20 @@ async fn a_suite_that_this_machine_has_no_source_of_is_a_clear_error() {
         ..config::Runtimes::default()
     };
     let runtimes = Runtimes::load(&config, work.path()).expect("valid");
-    let (bash, version) = ("bash".parse().expect("a name"), "5.2".parse().expect("a version"));
+    let (bash, version) = (
+        "bash".parse().expect("a name"),
+        "5.2".parse().expect("a version"),
+    );
     let error = runtimes.image(&docker, &bash, &version, &listener).await;
     let message = error.expect_err("cannot be made").to_string();
     assert!(message.contains("nosuchsuite"), "{message}");
     assert!(message.contains("runtimes.base_image"), "{message}");
     assert!(!work.path().join("bootstrap").exists(), "nothing is left");
     let told = told.into_inner().expect("whole");
-    assert!(told.iter().any(|step| step.to_string().contains("pulling")), "{told:?}");
+    assert!(
+        told.iter().any(|step| step.to_string().contains("pulling")),
+        "{told:?}"
+    );
 }
 
 #[tokio::test]
@@ -261,8 +323,12 @@ async fn an_engine_that_does_not_answer_is_an_outage() {
     let gone = Docker::connect_with_http("http://127.0.0.1:9", 2, bollard::API_DEFAULT_VERSION);
     let gone = gone.expect("a client");
     let runtimes = Runtimes::load(&config::Runtimes::default(), shared_dir()).expect("valid");
-    let error = prepare(&runtimes, &gone, "python").await.expect_err("fails");
+    let error = prepare(&runtimes, &gone, "python")
+        .await
+        .expect_err("fails");
     assert!(error.is_outage(), "{error}");
-    let nobody = gone.inspect_container("x", None::<InspectContainerOptions>).await;
+    let nobody = gone
+        .inspect_container("x", None::<InspectContainerOptions>)
+        .await;
     assert!(nobody.is_err());
 }

@@ -181,7 +181,10 @@ impl Base {
         let mut child = child.map_err(|error| self.failure(&format!("bash: {error}"), log))?;
         let mut stage = "";
         let mut problem = None;
-        let mut lines = child.stdout.take().map(|out| BufReader::new(out).split(b'\n'));
+        let mut lines = child
+            .stdout
+            .take()
+            .map(|out| BufReader::new(out).split(b'\n'));
         while let Some(lines) = &mut lines {
             let Ok(Some(line)) = lines.next_segment().await else {
                 break;
@@ -218,7 +221,12 @@ impl Base {
         let tar = Command::new("tar")
             .args(["--create", "--numeric-owner", "--sort=name", "--directory"])
             .arg(scratch.path().join("root"))
-            .args(["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "."])
+            .args([
+                "--exclude=./dev/*",
+                "--exclude=./proc/*",
+                "--exclude=./sys/*",
+                ".",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -328,7 +336,10 @@ impl Drop for Scratch {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        tracing::warn!("{} could not be removed; the next bootstrap tries again", self.0.display());
+        tracing::warn!(
+            "{} could not be removed; the next bootstrap tries again",
+            self.0.display()
+        );
     }
 }
 
@@ -345,9 +356,18 @@ mod tests {
 
     #[test]
     fn debootstrap_goes_through_three_stages() {
-        assert_eq!(stage_of("I: Retrieving libc6 2.36-9"), Some("fetching packages"));
-        assert_eq!(stage_of("I: Extracting libc6..."), Some("unpacking the core"));
-        assert_eq!(stage_of("I: Configuring apt..."), Some("installing packages"));
+        assert_eq!(
+            stage_of("I: Retrieving libc6 2.36-9"),
+            Some("fetching packages")
+        );
+        assert_eq!(
+            stage_of("I: Extracting libc6..."),
+            Some("unpacking the core")
+        );
+        assert_eq!(
+            stage_of("I: Configuring apt..."),
+            Some("installing packages")
+        );
         assert_eq!(stage_of("I: Base system installed successfully."), None);
         assert_eq!(stage_of("Get:1 something"), None);
     }

@@ -167,11 +167,15 @@ impl Written {
             require(
                 is_package(package),
                 "packages",
-                &format!("{package:?} is no package name such as \"python3\" or \"gcc=4:12.2.0-3\""),
+                &format!(
+                    "{package:?} is no package name such as \"python3\" or \"gcc=4:12.2.0-3\""
+                ),
             )?;
         }
         require(
-            self.script.as_ref().is_none_or(|script| !script.contains('\0') && !script.trim().is_empty()),
+            self.script
+                .as_ref()
+                .is_none_or(|script| !script.contains('\0') && !script.trim().is_empty()),
             "script",
             "expected commands for bash; leave it out where there are none",
         )?;
@@ -260,7 +264,11 @@ impl WrittenStage {
 }
 
 fn is_file_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 255 && !text.contains(['/', '\0']) && text != "." && text != ".."
+    !text.is_empty()
+        && text.len() <= 255
+        && !text.contains(['/', '\0'])
+        && text != "."
+        && text != ".."
 }
 
 /// A Debian package's name, with a version after `=` where one is wanted. Nothing in it may look like an option of apt.
@@ -293,7 +301,8 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let definition = parse("[run]\ncommand = ['x']\nlimits.memory_bytes = '1GiB'\n").expect("valid");
+        let definition =
+            parse("[run]\ncommand = ['x']\nlimits.memory_bytes = '1GiB'\n").expect("valid");
         assert_eq!(definition.runtime.env["PATH"], PATH);
         assert!(definition.runtime.compile.is_none() && definition.is_bare());
         let expected = Limits {
@@ -320,10 +329,19 @@ mod tests {
             ("[run]\ncommand = []\n".to_owned(), "run.command"),
             ("packages = ['--option']\n".to_owned() + run, "packages"),
             ("script = ' '\n".to_owned() + run, "script"),
-            (run.to_owned() + "limits.cpu_time_us = 0\n", "run.limits.cpu_time_us"),
-            (run.to_owned() + "limits.memory_bytes = '3 lots'\n", "memory_bytes"),
+            (
+                run.to_owned() + "limits.cpu_time_us = 0\n",
+                "run.limits.cpu_time_us",
+            ),
+            (
+                run.to_owned() + "limits.memory_bytes = '3 lots'\n",
+                "memory_bytes",
+            ),
             ("env.\"A=B\" = 'c'\n".to_owned() + run, "env.A=B"),
-            (run.to_owned() + "[[tests]]\nname = 'a'\nsource = ''\n", "expected"),
+            (
+                run.to_owned() + "[[tests]]\nname = 'a'\nsource = ''\n",
+                "expected",
+            ),
         ] {
             let message = refusal(&more);
             assert!(message.contains("runtimes/x.toml"), "{message}");

@@ -46,7 +46,9 @@ pub enum RuntimeError {
         source: bollard::errors::Error,
     },
     /// The working directory cannot be used.
-    #[error("{path} cannot be used to prepare images: {source}. It must be a writable directory on a local disk")]
+    #[error(
+        "{path} cannot be used to prepare images: {source}. It must be a writable directory on a local disk"
+    )]
     WorkDir {
         /// The directory or file.
         path: PathBuf,
@@ -54,7 +56,9 @@ pub enum RuntimeError {
         source: std::io::Error,
     },
     /// There is no base image, and none could be made.
-    #[error("there is no base image {image} and none could be made: {problem}. Load one into Docker and name it in runtimes.base_image, or cure this:\n{log}")]
+    #[error(
+        "there is no base image {image} and none could be made: {problem}. Load one into Docker and name it in runtimes.base_image, or cure this:\n{log}"
+    )]
     Base {
         /// The image that was wanted.
         image: String,
@@ -64,7 +68,9 @@ pub enum RuntimeError {
         log: String,
     },
     /// The script or the packages of a runtime failed.
-    #[error("the image of {runtime} could not be made: its installation ended with exit code {code}. The end of its log:\n{log}")]
+    #[error(
+        "the image of {runtime} could not be made: its installation ended with exit code {code}. The end of its log:\n{log}"
+    )]
     Install {
         /// The runtime.
         runtime: RuntimeRef,

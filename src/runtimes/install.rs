@@ -114,7 +114,9 @@ async fn remove(docker: &Docker, id: &str) {
         .build();
     match docker.remove_container(id, Some(options)).await {
         Err(error) if !is_missing(&error) => {
-            tracing::warn!("the installation's container {id} could not be removed: {error}; the next installation tries again");
+            tracing::warn!(
+                "the installation's container {id} could not be removed: {error}; the next installation tries again"
+            );
         }
         _ => {}
     }

@@ -13,10 +13,16 @@ use crate::submission::{
 
 /// The definitions that come with the program.
 const OWN: [(&str, &str); 4] = [
-    ("runtimes/bash.toml", include_str!("../../runtimes/bash.toml")),
+    (
+        "runtimes/bash.toml",
+        include_str!("../../runtimes/bash.toml"),
+    ),
     ("runtimes/c.toml", include_str!("../../runtimes/c.toml")),
     ("runtimes/cpp.toml", include_str!("../../runtimes/cpp.toml")),
-    ("runtimes/python.toml", include_str!("../../runtimes/python.toml")),
+    (
+        "runtimes/python.toml",
+        include_str!("../../runtimes/python.toml"),
+    ),
 ];
 
 type Versions = BTreeMap<(RuntimeName, RuntimeVersion), Definition>;
@@ -62,7 +68,10 @@ fn files(dir: &Path) -> Result<Vec<(String, String)>, RuntimeError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed(dir))? {
         let path = entry.map_err(failed(dir))?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             paths.push(path);
         }
     }
@@ -188,13 +197,22 @@ mod tests {
     #[test]
     fn no_default_two_defaults_and_a_version_twice_are_refused() {
         for (files, expected) in [
-            (vec![("a.toml", definition("x", "1", false))], "no version of x"),
             (
-                vec![("a.toml", definition("x", "1", true)), ("b.toml", definition("x", "2", true))],
+                vec![("a.toml", definition("x", "1", false))],
+                "no version of x",
+            ),
+            (
+                vec![
+                    ("a.toml", definition("x", "1", true)),
+                    ("b.toml", definition("x", "2", true)),
+                ],
                 "b.toml: default",
             ),
             (
-                vec![("a.toml", definition("x", "1", true)), ("b.toml", definition("x", "1", false))],
+                vec![
+                    ("a.toml", definition("x", "1", true)),
+                    ("b.toml", definition("x", "1", false)),
+                ],
                 "b.toml: version",
             ),
         ] {
