@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::{process::Child, time::timeout};
 
 /// More than a redelivery and a cold start on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 /// A NATS of its own that workers join as processes of their own.
 struct Site {

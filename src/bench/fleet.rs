@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a single result may be waited for.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Why the fleet could not be measured.
 #[derive(Debug, thiserror::Error)]

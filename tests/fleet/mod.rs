@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// The first use on a machine bootstraps the base image and installs compilers.
-pub const FIRST_USE: Duration = Duration::from_secs(1_500);
+pub const FIRST_USE: Duration = Duration::from_mins(25);
 
 /// How long a fleet may take to drain and stop.
 const STOP: Duration = Duration::from_secs(90);
@@ -134,9 +134,8 @@ impl Fleet {
                 }
             }
         };
-        if timeout(FIRST_USE, all).await.is_err() {
-            panic!("{} of {} results came", found.len(), ids.len());
-        }
+        let came = timeout(FIRST_USE, all).await.is_ok();
+        assert!(came, "{} of {} results came", found.len(), ids.len());
         ids.iter()
             .map(|id| found.remove(id).expect("each was found"))
             .collect()
