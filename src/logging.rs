@@ -41,8 +41,14 @@ impl Told {
             (Self::Steps, 1) | (Self::Progress, 2) => "debug",
             (Self::Steps | Self::Progress, _) => "trace",
         };
-        let others = if verbosity > 2 { "debug" } else { "error" };
-        format!("{others},envicutor={own},{TARGET}=info,envicutor::nats_server=info")
+        // The NATS client repeats what our own errors say.
+        let (others, nats) = match verbosity {
+            0..=2 => ("error", "off"),
+            _ => ("debug", "debug"),
+        };
+        format!(
+            "{others},async_nats={nats},envicutor={own},{TARGET}=info,envicutor::nats_server=info"
+        )
     }
 }
 

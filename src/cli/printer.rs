@@ -28,6 +28,8 @@ pub struct Printer {
     stdout: Sink<io::Stdout>,
     stderr: Sink<io::Stderr>,
     attempt: u64,
+    /// What came of the first run, until the second one starts.
+    first: Option<Verdict>,
     /// How much of each stream was written already, in this attempt.
     written: HashMap<(StageName, Stream), u64>,
 }
@@ -63,6 +65,7 @@ impl Printer {
             stdout: terminal::stdout(),
             stderr: terminal::stderr(),
             attempt: 0,
+            first: None,
             written: HashMap::new(),
         }
     }
@@ -77,6 +80,7 @@ impl Printer {
         if event.attempt != self.attempt {
             self.attempt = event.attempt;
             self.written.clear();
+            self.first = None;
         }
         match &event.happened {
             Happened::Started if event.attempt > 1 => {
@@ -89,21 +93,31 @@ impl Printer {
             Happened::StageStarted {
                 stage: StageName::Run { run: 0 },
             } => self.tell("running"),
+            Happened::StageStarted {
+                stage: StageName::Run { .. },
+            } => match self.first.take() {
+                // Only now it is known that there are several.
+                Some(verdict) => self.tell(&format!("test 1: {}", word(&verdict))),
+                None => Ok(()),
+            },
+            Happened::StageEnded {
+                stage: StageName::Run { run: 0 },
+                verdict,
+            } => {
+                self.first = Some(*verdict);
+                Ok(())
+            }
             Happened::StageEnded {
                 stage: StageName::Run { run },
                 verdict,
-            } if *run > 0 || *verdict != Verdict::Ok => {
-                self.tell(&format!("run {}: {}", run + 1, word(verdict)))
-            }
+            } => self.tell(&format!("test {}: {}", run + 1, word(verdict))),
             Happened::Output {
                 stage,
                 stream,
                 offset_bytes,
                 data,
             } => self.output(*stage, *stream, offset_bytes.0, &data.data),
-            Happened::Started | Happened::StageStarted { .. } | Happened::StageEnded { .. } => {
-                Ok(())
-            }
+            Happened::Started | Happened::StageEnded { .. } => Ok(()),
         }
     }
 

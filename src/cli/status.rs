@@ -33,7 +33,8 @@ pub struct Status {
 impl Status {
     /// Asks and prints.
     pub async fn run(self, options: &Options) -> Result<Exit, CliError> {
-        let client = options.connect(Role::Service).await?;
+        // Only the operator may look into the queues.
+        let client = options.connect(Role::Operator).await?;
         let status = client.status(&self.tenant, &self.id).await?;
         client.close().await;
         if self.json {

@@ -109,6 +109,8 @@ impl Client {
             .map_err(|error| failed(&error))?;
         let consumer = stream
             .create_consumer(consumer::pull::Config {
+                // Without a name the call has another subject, which a service may not use.
+                name: Some(SubmissionId::generate().to_string()),
                 filter_subject: self.bus.names.events(tenant, id),
                 ack_policy: consumer::AckPolicy::None,
                 deliver_policy: consumer::DeliverPolicy::All,
