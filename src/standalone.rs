@@ -1,29 +1,30 @@
 //! The fleet on one machine, in one process and its child: a `nats-server`, provisioned, and a worker. What `envicutor up`
 //! keeps running, and `envicutor run` starts for one submission.
 //!
-//! The invariant: one fleet for each data directory. The server's lock sees to it; a lock of its own (`up.lock`) tells a fleet
-//! that stays, which others may use, from one that ends with its submission.
+//! The invariant: one fleet that stays for each data directory, and at most one beside it for one submission, whose server has
+//! its store in `run/`: neither meets what the other left in its queues.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::DirBuilder,
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use serde_json::json;
+use serde_json::Value;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bus::{
         Bus, ConnectError, Role,
+        api::ApiError,
         provision::{self, Outcome, ProvisionError},
     },
     client::{Client, ClientError},
     config::Config,
-    nats_server::{self, NatsServer, ServerError},
-    submission::names::{Lane, SubmissionId, Tenant},
+    nats_server::{NatsServer, ServerError, binary},
     worker::{Worker, WorkerError},
 };
 
@@ -50,13 +51,14 @@ pub enum StandaloneError {
     /// The streams and buckets.
     #[error(transparent)]
     Provision(#[from] ProvisionError),
+    /// What an earlier submission left could not be removed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// The data directory holds streams that this configuration would have to lose data of.
-    #[error("{object} in {dir} does not fit the configuration: {reasons}")]
+    #[error("{object} of the data directory does not fit the configuration: {reasons}")]
     Refused {
         /// Which stream or bucket.
         object: String,
-        /// The data directory.
-        dir: PathBuf,
         /// Why.
         reasons: String,
     },
@@ -81,50 +83,52 @@ pub enum StandaloneError {
 #[derive(Debug)]
 pub struct Standalone {
     config: Config,
+    /// Where the server's store is.
+    dir: PathBuf,
     server: NatsServer,
     /// Absent once it was seen to have ended.
     worker: Option<JoinHandle<Result<(), WorkerError>>>,
     shutdown: CancellationToken,
-    // Held for as long as others may use this fleet.
-    _stays: Option<File>,
 }
 
 impl Standalone {
-    /// Starts the fleet of `config.data_dir`. What is missing on this machine is obtained; images are made when they are first
-    /// used.
+    /// Starts the fleet of `config.data_dir`, which the other programs find there. What is missing on this machine is obtained;
+    /// images are made when they are first used.
     pub async fn start(config: &Config) -> Result<Self, StandaloneError> {
-        Self::start_and(config, |_| Ok(None)).await
+        let dir = config.data_dir.0.clone();
+        Self::start_in(config, &dir, Queues::Kept).await
     }
 
-    /// Starts it, and lets the other programs of this data directory use it.
-    pub async fn start_to_stay(config: &Config) -> Result<Self, StandaloneError> {
-        Self::start_and(config, |dir| lock_to_stay(dir).map(Some)).await
-    }
-
-    async fn start_and(
-        config: &Config,
-        lock: impl FnOnce(&Path) -> io::Result<Option<File>>,
-    ) -> Result<Self, StandaloneError> {
+    /// Starts a fleet for one submission. What an earlier one left in the queues is gone: nobody waits for it.
+    pub async fn start_for_one(config: &Config) -> Result<Self, StandaloneError> {
         let dir = &config.data_dir.0;
-        let unusable = |source| StandaloneError::DataDir {
-            dir: dir.clone(),
-            source,
-        };
-        fs::create_dir_all(dir).map_err(unusable)?;
+        let bin_dir = dir.join("nats");
+        create_dir(dir, 0o755)?;
+        create_dir(&bin_dir, 0o700)?;
+        let mut config = config.clone();
+        let server = binary::obtain(config.nats.server.as_deref(), &bin_dir).await;
+        config.nats.server = Some(server.map_err(ServerError::from)?);
+        Self::start_in(&config, &dir.join("run"), Queues::Emptied).await
+    }
+
+    async fn start_in(
+        config: &Config,
+        dir: &Path,
+        queues: Queues,
+    ) -> Result<Self, StandaloneError> {
+        create_dir(dir, 0o755)?;
         let mut config = config.clone();
         // This server's users are its own.
         config.nats.credentials_file = None;
         let server = NatsServer::start(&config.nats, dir).await?;
         let shutdown = CancellationToken::new();
-        let started = connect_worker(&config, &server).await;
-        let locked = started.and_then(|worker| Ok((worker, lock(dir).map_err(unusable)?)));
-        match locked {
-            Ok((worker, stays)) => Ok(Self {
+        match connect_worker(&config, &server, queues).await {
+            Ok(worker) => Ok(Self {
                 config,
+                dir: dir.to_owned(),
                 server,
                 worker: Some(tokio::spawn(worker.run(shutdown.clone()))),
                 shutdown,
-                _stays: stays,
             }),
             Err(error) => {
                 server.stop().await;
@@ -171,7 +175,7 @@ impl Standalone {
         };
         let ended = tokio::select! {
             () = self.server.ended() => {
-                return StandaloneError::ServerEnded(self.config.data_dir.0.join("nats"));
+                return StandaloneError::ServerEnded(self.dir.join("nats"));
             }
             ended = worker => ended,
         };
@@ -181,25 +185,6 @@ impl Standalone {
             Ok(Err(error)) => error.into(),
             Err(error) => error.into(),
         }
-    }
-
-    /// Takes a submission out of the queue, as far as that succeeds: whoever wanted its result is gone.
-    pub async fn forget(&self, tenant: &Tenant, id: &SubmissionId) {
-        let mut config = self.config.nats.clone();
-        config.url = self.url(Role::Operator);
-        let Ok(bus) = Bus::connect(&config, Role::Operator, "envicutor-forget").await else {
-            return;
-        };
-        for lane in Lane::ALL {
-            let call = format!("STREAM.PURGE.{}", bus.names.submissions_stream(tenant));
-            let subject = bus.names.submission(tenant, lane, id.as_str());
-            let filter = json!({ "filter": subject });
-            let purged = bus.api::<serde_json::Value>(&call, &filter);
-            if let Err(error) = purged.await {
-                tracing::debug!(%error, "the submission stays in the queue");
-            }
-        }
-        bus.close().await;
     }
 
     /// Drains the worker, as its configuration says, and stops the server.
@@ -214,46 +199,53 @@ impl Standalone {
     }
 }
 
-/// Where to connect to the fleet that stays in this data directory; `None` where there is none.
-pub fn running(data_dir: &Path, role: Role) -> Option<String> {
-    let lock = File::open(stays_file(data_dir)).ok()?;
-    // Whoever can lock it is alone.
-    match lock.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => nats_server::running_url(data_dir, role),
-        Ok(()) | Err(TryLockError::Error(_)) => None,
-    }
+/// What becomes of submissions that an earlier fleet left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queues {
+    /// They are run.
+    Kept,
+    /// They are not.
+    Emptied,
 }
 
-fn stays_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("up.lock")
-}
-
-fn lock_to_stay(data_dir: &Path) -> io::Result<File> {
-    let lock = File::options()
-        .create(true)
-        .append(true)
-        .open(stays_file(data_dir))?;
-    // Waits out those who only look whether it is locked.
-    lock.lock()?;
-    Ok(lock)
+fn create_dir(dir: &Path, mode: u32) -> Result<(), StandaloneError> {
+    let created = DirBuilder::new().recursive(true).mode(mode).create(dir);
+    created.map_err(|source| StandaloneError::DataDir {
+        dir: dir.to_owned(),
+        source,
+    })
 }
 
 /// Brings the server to what the configuration says, and connects a worker to it.
-async fn connect_worker(config: &Config, server: &NatsServer) -> Result<Worker, StandaloneError> {
+async fn connect_worker(
+    config: &Config,
+    server: &NatsServer,
+    queues: Queues,
+) -> Result<Worker, StandaloneError> {
     let mut config = config.clone();
     config.nats.url = server.url(Role::Operator);
     let bus = Bus::connect(&config.nats, Role::Operator, "envicutor-provision").await?;
-    let reports = provision::apply(&bus, &config).await;
+    let provisioned = provision(&bus, &config, queues).await;
     bus.close().await;
-    for report in reports? {
+    provisioned?;
+    config.nats.url = server.url(Role::Worker);
+    Ok(Worker::connect(&config).await?)
+}
+
+async fn provision(bus: &Bus, config: &Config, queues: Queues) -> Result<(), StandaloneError> {
+    for report in provision::apply(bus, config).await? {
         if let Outcome::Refused(reasons) = report.outcome {
             return Err(StandaloneError::Refused {
                 object: report.object,
-                dir: config.data_dir.0.clone(),
                 reasons: reasons.join("; "),
             });
         }
     }
-    config.nats.url = server.url(Role::Worker);
-    Ok(Worker::connect(&config).await?)
+    if queues == Queues::Emptied {
+        for tenant in &config.nats.tenants {
+            let call = format!("STREAM.PURGE.{}", bus.names.submissions_stream(tenant));
+            bus.api::<Value>(&call, &Value::Null).await?;
+        }
+    }
+    Ok(())
 }

@@ -18,9 +18,9 @@ use crate::{
     bus::Role,
     client::Client,
     config::Config,
-    nats_server::ServerError,
+    nats_server::{self, ServerError},
     runtimes::Runtimes,
-    standalone::{self, Standalone, StandaloneError},
+    standalone::{Standalone, StandaloneError},
     submission::{
         message::Submission,
         names::{Lane, SubmissionId, Tenant},
@@ -105,10 +105,6 @@ impl Run {
             error = fleet.ended() => Err(error.into()),
             () = shutdown.cancelled() => Err(CliError::Interrupted),
         };
-        if exit.is_err() {
-            // The next run of this data directory would find it in the queue.
-            fleet.forget(&Tenant::default_tenant(), &id).await;
-        }
         let stopped = fleet.stop().await;
         let exit = exit?;
         if let Err(error) = stopped {
@@ -149,20 +145,19 @@ enum Fleet {
     Own(Box<Standalone>),
 }
 
-/// The `envicutor up` of the data directory, or a fleet of our own; waits while another `run` has the directory.
+/// The `envicutor up` of the data directory, or a fleet of our own; waits while another `run` has one.
 async fn find_or_start(config: &Config) -> Result<Fleet, CliError> {
     let own = for_one_submission(config);
     let mut is_told = false;
     loop {
-        if let Some(url) = standalone::running(&config.data_dir.0, Role::Service) {
+        if let Some(url) = nats_server::running_url(&config.data_dir.0, Role::Service) {
             return Ok(Fleet::Running(url));
         }
-        match Standalone::start(&own).await {
+        match Standalone::start_for_one(&own).await {
             Ok(fleet) => return Ok(Fleet::Own(Box::new(fleet))),
-            Err(StandaloneError::Server(ServerError::InUse(dir))) => {
+            Err(StandaloneError::Server(ServerError::InUse(_))) => {
                 if !is_told {
-                    let dir = dir.display();
-                    tell(format!("another envicutor uses {dir}: waiting for it"));
+                    tell("waiting until another `envicutor run` is over");
                     is_told = true;
                 }
                 tokio::time::sleep(RETRY).await;

@@ -35,7 +35,7 @@ impl Up {
             .with("nats.server_port", self.nats_port)
             .with("worker.slots", self.slots);
         let config = options.load()?;
-        let start = Standalone::start_to_stay(&config);
+        let start = Standalone::start(&config);
         let mut fleet = tokio::select! {
             started = start => started?,
             () = shutdown.cancelled() => return Ok(Exit::Ok),
