@@ -6,10 +6,7 @@ mod fleet;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, jetstream};
-use envicutor::{
-    bus::{Role, queue::Puller},
-    submission::names::{Lane, Tenant},
-};
+use envicutor::bus::Role;
 use fleet::nats::TestNats;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -26,7 +23,8 @@ struct Watched {
 impl Watched {
     async fn connect(nats: &TestNats, role: Role) -> Self {
         let (tell, refusals) = mpsc::unbounded_channel();
-        let options = ConnectOptions::new()
+        let (user, password) = nats.login(role);
+        let options = ConnectOptions::with_user_and_password(user, password)
             .custom_inbox_prefix(role.inbox_prefix())
             .event_callback(move |event| {
                 let tell = tell.clone();
@@ -36,26 +34,38 @@ impl Watched {
                     }
                 }
             });
-        let client = options.connect(nats.url(role)).await.expect("connected");
+        let client = options.connect(nats.address()).await.expect("connected");
         Self { client, refusals }
     }
 
     async fn is_refused(&mut self, subject: &str) {
         let refusal = tokio::time::timeout(DEADLINE, self.refusals.recv()).await;
-        let refusal = refusal.unwrap_or_else(|_| panic!("{subject} is not refused")).expect("open");
-        assert!(refusal.to_lowercase().contains(&subject.to_lowercase()), "{subject}: {refusal}");
+        let refusal = refusal
+            .unwrap_or_else(|_| panic!("{subject} is not refused"))
+            .expect("open");
+        assert!(
+            refusal.to_lowercase().contains(&subject.to_lowercase()),
+            "{subject}: {refusal}"
+        );
     }
 
     async fn may_not_publish(&mut self, subjects: &[&str]) {
         for subject in subjects {
-            self.client.publish(subject.to_string(), "".into()).await.expect("sent");
+            self.client
+                .publish(subject.to_string(), "".into())
+                .await
+                .expect("sent");
             self.is_refused(subject).await;
         }
     }
 
     async fn may_not_subscribe(&mut self, subjects: &[&str]) {
         for subject in subjects {
-            let _subscriber = self.client.subscribe(subject.to_string()).await.expect("sent");
+            let _subscriber = self
+                .client
+                .subscribe(subject.to_string())
+                .await
+                .expect("sent");
             self.is_refused(subject).await;
         }
     }
@@ -125,7 +135,11 @@ async fn a_service_touches_no_stream_and_takes_and_acks_no_submission() {
 async fn a_service_publishes_listens_asks_and_reads_results_in_every_way() {
     let nats = TestNats::start().await;
     let (service, worker) = (nats.bus(Role::Service).await, nats.bus(Role::Worker).await);
-    let ack = service.publish_stored("envicutor.submissions.default.interactive.a1", HeaderMap::new(), "{}".into());
+    let ack = service.publish_stored(
+        "envicutor.submissions.default.interactive.a1",
+        HeaderMap::new(),
+        "{}".into(),
+    );
     assert_eq!(ack.await.expect("stored").stream, "SUBMISSIONS_default");
 
     // A worker answers to a service's inbox.
@@ -133,31 +147,68 @@ async fn a_service_publishes_listens_asks_and_reads_results_in_every_way() {
         ("envicutor.cancel.default.a1", "envicutor.cancel.*.*"),
         ("envicutor.info.limits", "envicutor.info.>"),
     ] {
-        let mut asked = worker.client.subscribe(listens_to).await.expect("listening");
-        worker.client.flush().await.expect("flushed");
+        let mut asked = worker
+            .client
+            .subscribe(listens_to)
+            .await
+            .expect("listening");
+        worker.round_trip().await.expect("answered");
         let answer = async {
             let question = asked.next().await.expect("asked");
             let reply = question.reply.expect("a reply subject");
-            worker.client.publish(reply, "yes".into()).await.expect("answered");
+            worker
+                .client
+                .publish(reply, "yes".into())
+                .await
+                .expect("answered");
         };
         let (answer, ()) = tokio::join!(service.ask(subject, HeaderMap::new(), "".into()), answer);
         assert_eq!(&answer.expect("answered").payload[..], b"yes");
     }
 
-    let mut events = service.client.subscribe("envicutor.events.default.a1.*").await.expect("listening");
-    let mut results = service.client.subscribe("envicutor.results.default.>").await.expect("listening");
-    service.client.flush().await.expect("flushed");
-    worker.client.publish("envicutor.events.default.a1.started", "e".into()).await.expect("sent");
-    worker.publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into()).await.expect("stored");
-    let heard = tokio::time::timeout(DEADLINE, async { (events.next().await, results.next().await) });
+    let mut events = service
+        .client
+        .subscribe("envicutor.events.default.a1.*")
+        .await
+        .expect("listening");
+    let mut results = service
+        .client
+        .subscribe("envicutor.results.default.>")
+        .await
+        .expect("listening");
+    service.round_trip().await.expect("answered");
+    worker
+        .client
+        .publish("envicutor.events.default.a1.started", "e".into())
+        .await
+        .expect("sent");
+    worker
+        .publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into())
+        .await
+        .expect("stored");
+    let heard = tokio::time::timeout(DEADLINE, async {
+        (events.next().await, results.next().await)
+    });
     let (event, result) = heard.await.expect("in time");
-    assert_eq!((&event.expect("open").payload[..], &result.expect("open").payload[..]), (&b"e"[..], &b"r"[..]));
+    assert_eq!(
+        (
+            &event.expect("open").payload[..],
+            &result.expect("open").payload[..]
+        ),
+        (&b"e"[..], &b"r"[..])
+    );
 
-    let read = service.get_last("RESULTS", "envicutor.results.default.a1").await.expect("asked");
+    let read = service
+        .get_last("RESULTS", "envicutor.results.default.a1")
+        .await
+        .expect("asked");
     assert_eq!(&read.expect("there").body[..], b"r");
 
     // As any client library does it.
-    let stream = jetstream::new(service.client.clone()).get_stream("RESULTS").await.expect("its handle");
+    let stream = jetstream::new(service.client.clone())
+        .get_stream("RESULTS")
+        .await
+        .expect("its handle");
     let consumer = stream
         .create_consumer(jetstream::consumer::pull::Config {
             durable_name: Some("mine".into()),
@@ -166,7 +217,12 @@ async fn a_service_publishes_listens_asks_and_reads_results_in_every_way() {
         })
         .await
         .expect("a durable consumer");
-    let mut messages = consumer.fetch().max_messages(1).messages().await.expect("fetched");
+    let mut messages = consumer
+        .fetch()
+        .max_messages(1)
+        .messages()
+        .await
+        .expect("fetched");
     let message = messages.next().await.expect("one").expect("readable");
     assert_eq!(&message.payload[..], b"r");
     message.double_ack().await.expect("acknowledged");
@@ -194,60 +250,122 @@ async fn a_worker_publishes_no_submission_and_changes_no_stream() {
             "$KV.runtimes.python",
         ])
         .await;
-    worker.may_not_subscribe(&[">", "_INBOX.>", "_INBOX_operator.>", "envicutor.submissions.>"]).await;
+    worker
+        .may_not_subscribe(&[
+            ">",
+            "_INBOX.>",
+            "_INBOX_operator.>",
+            "envicutor.submissions.>",
+        ])
+        .await;
 }
 
 #[tokio::test]
 async fn an_operator_is_answered_by_workers_and_purges_and_deletes() {
     let nats = TestNats::start().await;
     let (operator, worker) = (nats.bus(Role::Operator).await, nats.bus(Role::Worker).await);
-    let mut asked = worker.client.subscribe("envicutor.info.>").await.expect("listening");
-    worker.client.flush().await.expect("flushed");
+    let mut asked = worker
+        .client
+        .subscribe("envicutor.info.>")
+        .await
+        .expect("listening");
+    worker.round_trip().await.expect("answered");
     let answer = async {
-        let reply = asked.next().await.expect("asked").reply.expect("a reply subject");
+        let reply = asked
+            .next()
+            .await
+            .expect("asked")
+            .reply
+            .expect("a reply subject");
         assert!(reply.starts_with("_INBOX_operator."), "{reply}");
-        worker.client.publish(reply, "yes".into()).await.expect("answered");
+        worker
+            .client
+            .publish(reply, "yes".into())
+            .await
+            .expect("answered");
     };
-    let (answer, ()) = tokio::join!(operator.ask("envicutor.info.limits", HeaderMap::new(), "".into()), answer);
+    let (answer, ()) = tokio::join!(
+        operator.ask("envicutor.info.limits", HeaderMap::new(), "".into()),
+        answer
+    );
     answer.expect("answered");
     let null = serde_json::Value::Null;
-    operator.api::<serde_json::Value>("STREAM.PURGE.RESULTS", &null).await.expect("purged");
-    operator.api::<serde_json::Value>("STREAM.DELETE.KV_workers", &null).await.expect("deleted");
+    operator
+        .api::<serde_json::Value>("STREAM.PURGE.RESULTS", &null)
+        .await
+        .expect("purged");
+    operator
+        .api::<serde_json::Value>("STREAM.DELETE.KV_workers", &null)
+        .await
+        .expect("deleted");
 }
 
 #[tokio::test]
 async fn nobody_gets_in_without_a_password_or_with_a_wrong_one() {
     let nats = TestNats::start().await;
-    let url = nats.url(Role::Service);
-    let address = url.rsplit('@').next().expect("an address");
-    for url in [
-        format!("nats://{address}"),
-        format!("nats://service@{address}"),
-        format!("nats://service:@{address}"),
-        format!("nats://service:wrong@{address}"),
-        format!("nats://nobody:wrong@{address}"),
+    assert!(async_nats::connect(nats.address()).await.is_err());
+    let (user, password) = nats.login(Role::Service);
+    for (user, password, gets_in) in [
+        (user.as_str(), password.as_str(), true),
+        (&user, "", false),
+        (&user, "wrong", false),
+        ("operator", &password, false),
+        ("nobody", "", false),
     ] {
-        assert!(async_nats::connect(&url).await.is_err(), "{url}");
+        let options = ConnectOptions::with_user_and_password(user.into(), password.into());
+        assert_eq!(
+            options.connect(nats.address()).await.is_ok(),
+            gets_in,
+            "{user}:{password}"
+        );
     }
 }
 
-/// A push consumer's messages are sent by the server, past the permissions of who made it.
+/// The server sends a push consumer's messages itself, past the permissions of who made it. It counts no stream and no API as
+/// somebody who listens, so that none is sent there.
 #[tokio::test]
-async fn a_service_cannot_have_the_server_write_where_it_may_not() {
+async fn a_service_cannot_have_a_consumer_write_where_it_may_not() {
     let nats = TestNats::start().await;
     let (service, worker) = (nats.bus(Role::Service).await, nats.bus(Role::Worker).await);
-    worker.publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into()).await.expect("stored");
-    for (n, target) in ["$JS.API.STREAM.DELETE.KV_workers", "envicutor.submissions.default.batch.forged", "envicutor.dead.default.a1"].iter().enumerate() {
-        let name = format!("mine{n}");
-        let config = serde_json::json!({ "stream_name": "RESULTS", "config": {
-            "durable_name": name, "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all", "headers_only": true } });
-        let made = service.api::<serde_json::Value>(&format!("CONSUMER.CREATE.RESULTS.{name}"), &config).await;
-        println!("{target}: {made:?}");
+    worker
+        .publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into())
+        .await
+        .expect("stored");
+    let mut inbox = service
+        .client
+        .subscribe("_INBOX.pushed")
+        .await
+        .expect("listening");
+    service.round_trip().await.expect("answered");
+    let targets = [
+        "$JS.API.STREAM.DELETE.KV_workers",
+        "envicutor.submissions.default.batch.forged",
+        "envicutor.dead.default.a1",
+        "_INBOX.pushed",
+    ];
+    for (n, target) in targets.iter().enumerate() {
+        let config = serde_json::json!({
+            "durable_name": format!("c{n}"), "deliver_subject": target, "ack_policy": "none", "headers_only": true
+        });
+        let call = format!("CONSUMER.CREATE.RESULTS.c{n}");
+        let body = serde_json::json!({ "stream_name": "RESULTS", "config": config });
+        service
+            .api::<serde_json::Value>(&call, &body)
+            .await
+            .expect("a consumer");
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let null = serde_json::Value::Null;
-    for stream in ["KV_workers", "SUBMISSIONS_default", "DEAD_LETTERS"] {
-        println!("{stream} {:?}", worker.api::<serde_json::Value>(&format!("STREAM.INFO.{stream}"), &null).await.map(|v| v["state"]["messages"].clone()));
+    tokio::time::timeout(DEADLINE, inbox.next())
+        .await
+        .expect("in time")
+        .expect("the last one is at work");
+    for n in 0..targets.len() - 1 {
+        let info: serde_json::Value = service
+            .api(
+                &format!("CONSUMER.INFO.RESULTS.c{n}"),
+                &serde_json::Value::Null,
+            )
+            .await
+            .expect("asked");
+        assert_eq!(info["delivered"]["consumer_seq"], 0, "{}", targets[n]);
     }
-    let _ = (Puller::new(&worker).await, Lane::Batch, Tenant::default_tenant());
 }

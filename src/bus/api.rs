@@ -56,7 +56,9 @@ pub enum ApiError {
         description: String,
     },
     /// Nobody takes this subject: no stream, no consumer, or JetStream is off.
-    #[error("nobody answers to {subject}: has `envicutor nats apply` been run, and is JetStream on?")]
+    #[error(
+        "nobody answers to {subject}: has `envicutor nats apply` been run, and is JetStream on?"
+    )]
     NoResponders {
         /// Which subject.
         subject: String,
@@ -135,8 +137,15 @@ pub fn generation_of(headers: &HeaderMap) -> Option<u64> {
 
 impl Bus {
     /// Sends `body` to `subject` and waits for the answer, whatever it is.
-    pub async fn ask(&self, subject: &str, headers: HeaderMap, body: Bytes) -> Result<Message, ApiError> {
-        let mut request = Request::new().payload(body).timeout(Some(self.request_timeout));
+    pub async fn ask(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Message, ApiError> {
+        let mut request = Request::new()
+            .payload(body)
+            .timeout(Some(self.request_timeout));
         if !headers.is_empty() {
             request = request.headers(headers);
         }
@@ -173,6 +182,12 @@ impl Bus {
         read_answer(&subject, &answer.payload)
     }
 
+    /// Waits until the server has read everything that was sent on this connection before: a subscription stands then. (The
+    /// client's own `flush` waits for the socket only.)
+    pub async fn round_trip(&self) -> Result<(), ApiError> {
+        self.api::<Value>("INFO", &Value::Null).await.map(drop)
+    }
+
     /// Publishes into a stream and waits until it is stored.
     pub async fn publish_stored(
         &self,
@@ -186,18 +201,33 @@ impl Bus {
 
     /// One message of `stream` from its leader, by `{"last_by_subj"}`, `{"seq"}` or `{"seq", "next_by_subj"}`. What it says is
     /// never older than what was acknowledged.
-    pub async fn get_from_leader(&self, stream: &str, which: &Value) -> Result<Option<Stored>, ApiError> {
+    pub async fn get_from_leader(
+        &self,
+        stream: &str,
+        which: &Value,
+    ) -> Result<Option<Stored>, ApiError> {
         #[derive(Deserialize)]
         struct Answer {
             message: Raw,
         }
         let call = format!("STREAM.MSG.GET.{stream}");
         match self.api::<Answer>(&call, which).await {
-            Ok(answer) => answer.message.read().map(Some).map_err(|message| ApiError::Answer {
-                subject: call,
-                message,
-            }),
-            Err(error) if matches!(error.code(), Some(code::NO_MESSAGE | code::SEQUENCE_NOT_FOUND)) => Ok(None),
+            Ok(answer) => answer
+                .message
+                .read()
+                .map(Some)
+                .map_err(|message| ApiError::Answer {
+                    subject: call,
+                    message,
+                }),
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some(code::NO_MESSAGE | code::SEQUENCE_NOT_FOUND)
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -210,7 +240,11 @@ impl Bus {
     }
 
     /// The last message of a subject with wildcards.
-    pub async fn get_last_matching(&self, stream: &str, subject: &str) -> Result<Option<Stored>, ApiError> {
+    pub async fn get_last_matching(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<Stored>, ApiError> {
         let call = format!("$JS.API.DIRECT.GET.{stream}");
         let body = json!({ "last_by_subj": subject }).to_string();
         let answer = self.ask(&call, HeaderMap::new(), body.into()).await?;
@@ -265,7 +299,8 @@ impl Raw {
             sequence: self.seq,
             headers: read_headers(&bytes(&self.hdrs)?),
             body: bytes(&self.data)?.into(),
-            stored_at: OffsetDateTime::parse(&self.time, &Rfc3339).map_err(|error| error.to_string())?,
+            stored_at: OffsetDateTime::parse(&self.time, &Rfc3339)
+                .map_err(|error| error.to_string())?,
         })
     }
 }
@@ -296,10 +331,12 @@ fn read_direct(call: &str, answer: Message) -> Result<Option<Stored>, ApiError> 
             }),
         };
     }
-    read_direct_message(answer).map(Some).ok_or_else(|| ApiError::Answer {
-        subject: call.to_owned(),
-        message: "it lacks the headers of a direct get".to_owned(),
-    })
+    read_direct_message(answer)
+        .map(Some)
+        .ok_or_else(|| ApiError::Answer {
+            subject: call.to_owned(),
+            message: "it lacks the headers of a direct get".to_owned(),
+        })
 }
 
 /// The message that a direct get answered with; `None` where its place in the stream is missing.
@@ -321,8 +358,13 @@ mod tests {
 
     #[test]
     fn headers_are_read_from_their_wire_form() {
-        let headers = read_headers(b"NATS/1.0\r\nContent-Type: application/json\r\nA: 1\r\nA:2\r\nnone\r\n\r\n");
-        assert_eq!(headers.get("Content-Type").expect("there").as_str(), "application/json");
+        let headers = read_headers(
+            b"NATS/1.0\r\nContent-Type: application/json\r\nA: 1\r\nA:2\r\nnone\r\n\r\n",
+        );
+        assert_eq!(
+            headers.get("Content-Type").expect("there").as_str(),
+            "application/json"
+        );
         assert_eq!(headers.get_all("A").count(), 2);
         assert!(read_headers(b"").is_empty());
     }

@@ -75,7 +75,8 @@ impl Attempts {
         let entry = self.bucket.get(&key).await?;
         let record = match entry.value {
             Some(value) => Some(
-                serde_json::from_slice(&value).map_err(|source| AttemptsError::Unreadable { key, source })?,
+                serde_json::from_slice(&value)
+                    .map_err(|source| AttemptsError::Unreadable { key, source })?,
             ),
             None => None,
         };
@@ -119,11 +120,15 @@ impl Attempts {
         let mut tries = 0;
         loop {
             let Revised { record, revision } = self.read(tenant, id).await?;
-            let mut record = record.filter(|record| record.generation >= generation).unwrap_or(Record {
-                generation,
-                attempts: Vec::new(),
-            });
-            let noted = |noted: &Attempt| noted.worker == attempt.worker && noted.started_at == attempt.started_at;
+            let mut record = record
+                .filter(|record| record.generation >= generation)
+                .unwrap_or(Record {
+                    generation,
+                    attempts: Vec::new(),
+                });
+            let noted = |noted: &Attempt| {
+                noted.worker == attempt.worker && noted.started_at == attempt.started_at
+            };
             if record.generation > generation || record.attempts.iter().any(noted) {
                 return Ok(record.attempts);
             }

@@ -21,7 +21,9 @@ const RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL is none.
-    #[error("nats.url {url:?} is not a URL of a NATS server, like \"nats://127.0.0.1:4222\": {message}")]
+    #[error(
+        "nats.url {url:?} is not a URL of a NATS server, like \"nats://127.0.0.1:4222\": {message}"
+    )]
     Url {
         /// What was given, without its password.
         url: String,
@@ -32,7 +34,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
     /// The server refused the user or the password.
-    #[error("the NATS server at {url} refused the user {user:?}: check the password in nats.url or nats.credentials_file")]
+    #[error(
+        "the NATS server at {url} refused the user {user:?}: check the password in nats.url or nats.credentials_file"
+    )]
     Refused {
         /// Where.
         url: String,
@@ -40,7 +44,9 @@ pub enum ConnectError {
         user: String,
     },
     /// Nobody answers.
-    #[error("no NATS server answers at {url}: {message}. Start one (`envicutor up`), or name another with --nats")]
+    #[error(
+        "no NATS server answers at {url}: {message}. Start one (`envicutor up`), or name another with --nats"
+    )]
     Unreachable {
         /// Where.
         url: String,
@@ -73,7 +79,11 @@ pub struct Bus {
 impl Bus {
     /// Connects as `role`. `name` is what the server shows for this connection. Tries for `nats.connect_timeout_us`; once
     /// connected it reconnects for as long as it takes.
-    pub async fn connect(config: &config::Nats, role: Role, name: &str) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        config: &config::Nats,
+        role: Role,
+        name: &str,
+    ) -> Result<Self, ConnectError> {
         let servers = servers(&config.url)?;
         let shown = shown(&servers);
         let (user, options) = options(config, role, name, &servers)?;
@@ -96,7 +106,10 @@ impl Bus {
         };
         let version = client.server_info().version;
         if !is_new_enough(&version) {
-            return Err(ConnectError::TooOld { url: shown, version });
+            return Err(ConnectError::TooOld {
+                url: shown,
+                version,
+            });
         }
         Ok(Self {
             client,
@@ -108,7 +121,10 @@ impl Bus {
 
     /// Sends what is still buffered and closes the connection. Nothing can be sent on any clone afterwards.
     pub async fn close(&self) {
-        if tokio::time::timeout(self.request_timeout, self.client.flush()).await.is_err() {
+        if tokio::time::timeout(self.request_timeout, self.client.flush())
+            .await
+            .is_err()
+        {
             tracing::warn!("the connection to NATS was closed with messages unsent");
         }
         // An error says that it is closed already.
@@ -137,10 +153,12 @@ fn parse_version(version: &str) -> Option<(u64, u64, u64)> {
 
 fn servers(url: &str) -> Result<Vec<ServerAddr>, ConnectError> {
     let parse = |one: &str| {
-        one.trim().parse::<ServerAddr>().map_err(|error| ConnectError::Url {
-            url: one.rsplit('@').next().unwrap_or_default().to_owned(),
-            message: error.to_string(),
-        })
+        one.trim()
+            .parse::<ServerAddr>()
+            .map_err(|error| ConnectError::Url {
+                url: one.rsplit('@').next().unwrap_or_default().to_owned(),
+                message: error.to_string(),
+            })
     };
     url.split(',').map(parse).collect()
 }
@@ -166,11 +184,16 @@ fn options(
         )),
         (None, Some(file)) => {
             let credentials = Credentials::load(file)?;
-            Some((role.user().to_owned(), credentials.password(role).to_owned()))
+            Some((
+                role.user().to_owned(),
+                credentials.password(role).to_owned(),
+            ))
         }
         (None, None) => None,
     };
-    let user = login.as_ref().map_or_else(String::new, |(user, _)| user.clone());
+    let user = login
+        .as_ref()
+        .map_or_else(String::new, |(user, _)| user.clone());
     let timeout = config.request_timeout_us.duration();
     let (name, inbox) = (name.to_owned(), role.inbox_prefix());
     let make = move || {
@@ -214,7 +237,9 @@ mod tests {
 
     #[test]
     fn a_bad_url_is_shown_without_its_password() {
-        let error = servers("nats://me:secret@:x:y").expect_err("refused").to_string();
+        let error = servers("nats://me:secret@:x:y")
+            .expect_err("refused")
+            .to_string();
         assert!(!error.contains("secret"), "{error}");
     }
 }

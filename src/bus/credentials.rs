@@ -64,7 +64,9 @@ impl fmt::Debug for Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// It is not there, or not for us.
-    #[error("the credentials file {path} cannot be read: {source}. `envicutor nats init DIR` writes one")]
+    #[error(
+        "the credentials file {path} cannot be read: {source}. `envicutor nats init DIR` writes one"
+    )]
     Read {
         /// Which file.
         path: String,
@@ -110,7 +112,9 @@ impl Credentials {
 
     /// What the programs load: TOML with a line for each user.
     pub fn to_toml(&self) -> String {
-        let mut text = String::from("# The users of this fleet's NATS server. Keep it secret; the server reads credentials.conf.\n");
+        let mut text = String::from(
+            "# The users of this fleet's NATS server. Keep it secret; the server reads credentials.conf.\n",
+        );
         for role in Role::ALL {
             text.push_str(&format!("{role} = \"{}\"\n", self.password(role)));
         }
@@ -119,7 +123,9 @@ impl Credentials {
 
     /// What the server includes: a variable for each password.
     pub fn to_server_conf(&self) -> String {
-        let mut text = String::from("# The passwords of this fleet's users, included by server.conf. Keep it secret.\n");
+        let mut text = String::from(
+            "# The passwords of this fleet's users, included by server.conf. Keep it secret.\n",
+        );
         for role in Role::ALL {
             let user = role.user().to_ascii_uppercase();
             text.push_str(&format!("{user}_PASSWORD: \"{}\"\n", self.password(role)));

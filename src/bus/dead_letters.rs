@@ -48,9 +48,16 @@ impl DeadLetters {
 
     /// Stores the letter and waits until it is. A second one of the same generation soon after is dropped by the server. Returns
     /// its sequence.
-    pub async fn publish(&self, letter: &DeadLetter, encoding: Encoding) -> Result<u64, DeadLetterError> {
+    pub async fn publish(
+        &self,
+        letter: &DeadLetter,
+        encoding: Encoding,
+    ) -> Result<u64, DeadLetterError> {
         let DeadLetter {
-            tenant, id, generation, ..
+            tenant,
+            id,
+            generation,
+            ..
         } = letter;
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, encoding.content_type());
@@ -58,7 +65,10 @@ impl DeadLetters {
         headers.insert(header::MESSAGE_ID, format!("{tenant}.{id}.{generation}"));
         let body = encoding.encode(letter)?;
         let subject = self.bus.names.dead_letter(tenant, id);
-        let ack = self.bus.publish_stored(&subject, headers, body.into()).await?;
+        let ack = self
+            .bus
+            .publish_stored(&subject, headers, body.into())
+            .await?;
         if ack.duplicate && self.at(ack.sequence).await?.is_none() {
             // It was deleted within the window, so it is not there: stored without the id, as there is none to be double.
             return self.publish_again(letter, encoding).await;
@@ -66,13 +76,21 @@ impl DeadLetters {
         Ok(ack.sequence)
     }
 
-    async fn publish_again(&self, letter: &DeadLetter, encoding: Encoding) -> Result<u64, DeadLetterError> {
+    async fn publish_again(
+        &self,
+        letter: &DeadLetter,
+        encoding: Encoding,
+    ) -> Result<u64, DeadLetterError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, encoding.content_type());
         headers.insert(header::GENERATION, letter.generation.to_string());
         let subject = self.bus.names.dead_letter(&letter.tenant, &letter.id);
         let body = encoding.encode(letter)?;
-        Ok(self.bus.publish_stored(&subject, headers, body.into()).await?.sequence)
+        Ok(self
+            .bus
+            .publish_stored(&subject, headers, body.into())
+            .await?
+            .sequence)
     }
 
     /// The sequence of the letter of a generation, as the leader has it.
@@ -84,7 +102,10 @@ impl DeadLetters {
     ) -> Result<Option<u64>, DeadLetterError> {
         let subject = self.bus.names.dead_letter(tenant, id);
         let mut from = 1;
-        while let Some(stored) = self.get(&json!({ "seq": from, "next_by_subj": subject })).await? {
+        while let Some(stored) = self
+            .get(&json!({ "seq": from, "next_by_subj": subject }))
+            .await?
+        {
             if generation_of(&stored.headers) == Some(generation) && read(&stored).is_ok() {
                 return Ok(Some(stored.sequence));
             }
@@ -108,7 +129,10 @@ impl DeadLetters {
     pub async fn next(&self, from: u64) -> Result<Option<Letter>, DeadLetterError> {
         let subject = format!("{}.dead.>", self.bus.names.prefix());
         let mut from = from;
-        while let Some(stored) = self.get(&json!({ "seq": from, "next_by_subj": subject })).await? {
+        while let Some(stored) = self
+            .get(&json!({ "seq": from, "next_by_subj": subject }))
+            .await?
+        {
             if let Ok(letter) = read(&stored) {
                 return Ok(Some(Letter {
                     sequence: stored.sequence,
@@ -123,7 +147,10 @@ impl DeadLetters {
     /// Deletes the letter under a sequence. Whether it was there.
     pub async fn delete(&self, sequence: u64) -> Result<bool, DeadLetterError> {
         let call = format!("STREAM.MSG.DELETE.{}", self.bus.names.dead_letters_stream());
-        let deleted = self.bus.api::<Value>(&call, &json!({ "seq": sequence, "no_erase": true })).await;
+        let deleted = self
+            .bus
+            .api::<Value>(&call, &json!({ "seq": sequence, "no_erase": true }))
+            .await;
         match deleted {
             Ok(_) => Ok(true),
             Err(ApiError::Refused { .. }) if self.at(sequence).await?.is_none() => Ok(false),
@@ -142,5 +169,6 @@ impl DeadLetters {
 }
 
 fn read(stored: &Stored) -> Result<DeadLetter, EncodingError> {
-    Encoding::of_content_type(header_of(&stored.headers, header::CONTENT_TYPE))?.decode(&stored.body)
+    Encoding::of_content_type(header_of(&stored.headers, header::CONTENT_TYPE))?
+        .decode(&stored.body)
 }

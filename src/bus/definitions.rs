@@ -51,7 +51,12 @@ impl Definitions {
         for stream in list(&file, "streams")? {
             let per_tenant = name_of(stream, "name")?.contains("{tenant}");
             let fills = if per_tenant {
-                config.nats.tenants.iter().map(|tenant| Some(tenant.as_str())).collect()
+                config
+                    .nats
+                    .tenants
+                    .iter()
+                    .map(|tenant| Some(tenant.as_str()))
+                    .collect()
             } else {
                 vec![None]
             };
@@ -80,7 +85,9 @@ fn consumers(
     let mut found = Vec::new();
     for consumer in list(file, "consumers")? {
         // One that belongs to a tenant cannot be filled in without one.
-        let Ok(filled) = fill(consumer, values) else { continue };
+        let Ok(filled) = fill(consumer, values) else {
+            continue;
+        };
         if name_of(&filled, "stream_name")? == name {
             let config = filled["config"].clone();
             found.push((name_of(&config, "durable_name")?.to_owned(), config));
@@ -133,7 +140,10 @@ fn values(config: &Config, tenant: Option<&str>) -> BTreeMap<&'static str, Value
 
 /// `template` with every placeholder filled in: one that is a whole text becomes its value, whatever its type; one within a
 /// text becomes that part of it.
-fn fill(template: &Value, values: &BTreeMap<&'static str, Value>) -> Result<Value, DefinitionError> {
+fn fill(
+    template: &Value,
+    values: &BTreeMap<&'static str, Value>,
+) -> Result<Value, DefinitionError> {
     Ok(match template {
         Value::String(text) => fill_text(text, values)?,
         Value::Array(entries) => entries
@@ -155,16 +165,22 @@ fn fill_text(text: &str, values: &BTreeMap<&'static str, Value>) -> Result<Value
         let (name, after) = after
             .split_once('}')
             .ok_or_else(|| DefinitionError::Content(format!("{text:?} has an open placeholder")))?;
-        let value = values
-            .get(name)
-            .ok_or_else(|| DefinitionError::Content(format!("{text:?} has an unknown placeholder")))?;
+        let value = values.get(name).ok_or_else(|| {
+            DefinitionError::Content(format!("{text:?} has an unknown placeholder"))
+        })?;
         match value {
             Value::String(value) => {
                 filled.push_str(before);
                 filled.push_str(value);
             }
-            number if before.is_empty() && after.is_empty() && filled.is_empty() => return Ok(number.clone()),
-            _ => return Err(DefinitionError::Content(format!("{text:?} has a number within a text"))),
+            number if before.is_empty() && after.is_empty() && filled.is_empty() => {
+                return Ok(number.clone());
+            }
+            _ => {
+                return Err(DefinitionError::Content(format!(
+                    "{text:?} has a number within a text"
+                )));
+            }
         }
         rest = after;
     }
@@ -182,7 +198,11 @@ mod tests {
         let mut config = Config::default();
         config.nats.tenants.push("second".parse().expect("valid"));
         let definitions = Definitions::of(&config).expect("valid");
-        let names: Vec<_> = definitions.streams.iter().map(|stream| stream.name.as_str()).collect();
+        let names: Vec<_> = definitions
+            .streams
+            .iter()
+            .map(|stream| stream.name.as_str())
+            .collect();
         assert_eq!(
             names,
             [
@@ -198,10 +218,17 @@ mod tests {
             ]
         );
         let second = &definitions.streams[1];
-        let lanes: Vec<_> = second.consumers.iter().map(|(name, _)| name.as_str()).collect();
+        let lanes: Vec<_> = second
+            .consumers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(lanes, Lane::ALL.map(Lane::as_str));
         assert_eq!(second.config["max_bytes"], json!(config.nats.queue_bytes.0));
-        assert_eq!(second.consumers[1].1["filter_subject"], "envicutor.submissions.second.batch.*");
+        assert_eq!(
+            second.consumers[1].1["filter_subject"],
+            "envicutor.submissions.second.batch.*"
+        );
         assert_eq!(second.consumers[1].1["ack_wait"], json!(10_000_000_000_u64));
     }
 
@@ -222,6 +249,9 @@ mod tests {
             assert_eq!(definitions.streams[place].name, name);
         }
         assert!(!format!("{definitions:?}").contains("envicutor"));
-        assert_eq!(definitions.streams[2].config["subject_transform"]["dest"], "lab.results.>");
+        assert_eq!(
+            definitions.streams[2].config["subject_transform"]["dest"],
+            "lab.results.>"
+        );
     }
 }

@@ -32,14 +32,23 @@ pub async fn publish(bus: &Bus, event: &Event, encoding: Encoding) -> Result<(),
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, encoding.content_type());
     headers.insert(header::GENERATION, event.generation.to_string());
-    let subject = bus.names.event(&event.tenant, &event.id, event_kind(&event.happened));
+    let subject = bus
+        .names
+        .event(&event.tenant, &event.id, event_kind(&event.happened));
     let body = encoding.encode(event)?;
-    Ok(bus.client.publish_with_headers(subject, headers, body.into()).await?)
+    Ok(bus
+        .client
+        .publish_with_headers(subject, headers, body.into())
+        .await?)
 }
 
 /// The last `started` event of a submission that still stands: who began it, and when. From any replica; EVENTS forgets soon, so
 /// its absence proves nothing.
-pub async fn last_started(bus: &Bus, tenant: &Tenant, id: &SubmissionId) -> Result<Option<Event>, EventError> {
+pub async fn last_started(
+    bus: &Bus,
+    tenant: &Tenant,
+    id: &SubmissionId,
+) -> Result<Option<Event>, EventError> {
     let subject = bus.names.event(tenant, id, event_kind(&Happened::Started));
     let Some(stored) = bus.get_last(&bus.names.events_stream(), &subject).await? else {
         return Ok(None);

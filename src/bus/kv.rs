@@ -61,15 +61,26 @@ impl Bucket {
 
     /// Writes `key`, whatever it holds.
     pub(super) async fn put(&self, key: &str, value: Bytes) -> Result<u64, ApiError> {
-        let ack = self.bus.publish_stored(&self.subject(key), HeaderMap::new(), value).await?;
+        let ack = self
+            .bus
+            .publish_stored(&self.subject(key), HeaderMap::new(), value)
+            .await?;
         Ok(ack.sequence)
     }
 
     /// Writes `key` where its revision is still `revision`.
-    pub(super) async fn update(&self, key: &str, value: Bytes, revision: u64) -> Result<u64, ApiError> {
+    pub(super) async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        revision: u64,
+    ) -> Result<u64, ApiError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::EXPECTED_SEQUENCE, revision.to_string());
-        let ack = self.bus.publish_stored(&self.subject(key), headers, value).await?;
+        let ack = self
+            .bus
+            .publish_stored(&self.subject(key), headers, value)
+            .await?;
         Ok(ack.sequence)
     }
 
@@ -78,7 +89,9 @@ impl Bucket {
         let mut headers = HeaderMap::new();
         headers.insert(OPERATION, "PURGE");
         headers.insert("Nats-Rollup", "sub");
-        self.bus.publish_stored(&self.subject(key), headers, Bytes::new()).await?;
+        self.bus
+            .publish_stored(&self.subject(key), headers, Bytes::new())
+            .await?;
         Ok(())
     }
 
@@ -90,14 +103,25 @@ impl Bucket {
             waited: self.bus.request_timeout,
         };
         let inbox = self.bus.client.new_inbox();
-        let mut answers = self.bus.client.subscribe(inbox.clone()).await.map_err(|_| ApiError::NotConnected)?;
+        let mut answers = self
+            .bus
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|_| ApiError::NotConnected)?;
         let which = json!({ "multi_last": [self.subject(">")] }).to_string();
-        let sent = self.bus.client.publish_with_reply(call.clone(), inbox, which.into()).await;
+        let sent = self
+            .bus
+            .client
+            .publish_with_reply(call.clone(), inbox, which.into())
+            .await;
         sent.map_err(|_| ApiError::NotConnected)?;
         let mut entries = Vec::new();
         loop {
             let answer = tokio::time::timeout(self.bus.request_timeout, answers.next()).await;
-            let answer = answer.map_err(|_| timeout())?.ok_or(ApiError::NotConnected)?;
+            let answer = answer
+                .map_err(|_| timeout())?
+                .ok_or(ApiError::NotConnected)?;
             match answer.status.map(|status| status.as_u16()) {
                 // 204: that was all. 404: there was nothing.
                 Some(204 | 404) => return Ok(entries),
@@ -110,12 +134,15 @@ impl Bucket {
                         description: answer.description.unwrap_or_default(),
                     });
                 }
-                None => entries.extend(read_direct_message(answer).filter(|stored| !is_deleted(stored))),
+                None => {
+                    entries.extend(read_direct_message(answer).filter(|stored| !is_deleted(stored)))
+                }
             }
         }
     }
 }
 
 fn is_deleted(stored: &Stored) -> bool {
-    header_of(&stored.headers, OPERATION).is_some() || stored.headers.get("Nats-Marker-Reason").is_some()
+    header_of(&stored.headers, OPERATION).is_some()
+        || stored.headers.get("Nats-Marker-Reason").is_some()
 }

@@ -144,12 +144,21 @@ impl<'a> Object<'a> {
     async fn bring_about(&self, bus: &Bus, change: bool) -> Result<Outcome, ProvisionError> {
         let current = match bus.api::<Info>(&self.info, &Value::Null).await {
             Ok(info) => Some(info),
-            Err(error) if matches!(error.code(), Some(code::STREAM_NOT_FOUND | code::CONSUMER_NOT_FOUND)) => None,
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some(code::STREAM_NOT_FOUND | code::CONSUMER_NOT_FOUND)
+                ) =>
+            {
+                None
+            }
             Err(source) => return Err(self.failed(source)),
         };
         let Some(current) = current else {
             let body = self.body(self.wanted.clone(), "create");
-            return self.send(bus, change, &self.create, &body, Outcome::Created).await;
+            return self
+                .send(bus, change, &self.create, &body, Outcome::Created)
+                .await;
         };
         let differences = differences(self.wanted, &current.config);
         if differences.is_empty() {
@@ -168,7 +177,8 @@ impl<'a> Object<'a> {
         }
         let body = self.body(Value::Object(config), "update");
         let shown = differences.iter().map(ToString::to_string).collect();
-        self.send(bus, change, &self.update, &body, Outcome::Updated(shown)).await
+        self.send(bus, change, &self.update, &body, Outcome::Updated(shown))
+            .await
     }
 
     fn body(&self, config: Value, action: &str) -> Value {
@@ -193,10 +203,14 @@ impl<'a> Object<'a> {
             Ok(_) => Ok(done),
             Err(ApiError::Refused { code, description }) => {
                 let hint = match code {
-                    10047 | 10028 => ": raise max_file_store (max_memory_store for EVENTS) in the server's configuration, or lower the sizes in [nats]",
+                    10047 | 10028 => {
+                        ": raise max_file_store (max_memory_store for EVENTS) in the server's configuration, or lower the sizes in [nats]"
+                    }
                     _ => "",
                 };
-                Ok(Outcome::Refused(vec![format!("the server says {description:?} (error {code}){hint}")]))
+                Ok(Outcome::Refused(vec![format!(
+                    "the server says {description:?} (error {code}){hint}"
+                )]))
             }
             Err(source) => Err(self.failed(source)),
         }
@@ -211,8 +225,16 @@ impl<'a> Object<'a> {
 
     /// Why this difference may not be evened out; `None` where it may.
     fn refusal(&self, difference: &Difference, state: &State) -> Option<String> {
-        let Difference { key, current, wanted } = difference;
-        let never = |why: &str| Some(format!("{difference}: {why}. Move its messages to a new one by hand"));
+        let Difference {
+            key,
+            current,
+            wanted,
+        } = difference;
+        let never = |why: &str| {
+            Some(format!(
+                "{difference}: {why}. Move its messages to a new one by hand"
+            ))
+        };
         if self.consumer_of.is_some() {
             return match key.as_str() {
                 "ack_policy" | "deliver_policy" | "filter_subject" | "mem_storage" => {
@@ -225,18 +247,24 @@ impl<'a> Object<'a> {
             "storage" | "retention" | "subjects" | "subject_transform" => {
                 never("a stream that changes this would lose or strand its messages")
             }
-            "max_bytes" if shrinks_below(wanted, state.bytes) => {
-                Some(format!("{difference}: it holds {} bytes, and the rest would be lost", state.bytes))
-            }
-            "max_msgs" if shrinks_below(wanted, state.messages) => {
-                Some(format!("{difference}: it holds {} messages, and the rest would be lost", state.messages))
-            }
+            "max_bytes" if shrinks_below(wanted, state.bytes) => Some(format!(
+                "{difference}: it holds {} bytes, and the rest would be lost",
+                state.bytes
+            )),
+            "max_msgs" if shrinks_below(wanted, state.messages) => Some(format!(
+                "{difference}: it holds {} messages, and the rest would be lost",
+                state.messages
+            )),
             "max_msgs_per_subject" if state.messages > 0 && limit(wanted) < limit(current) => {
-                Some(format!("{difference}: it holds {} messages, and some would be lost", state.messages))
+                Some(format!(
+                    "{difference}: it holds {} messages, and some would be lost",
+                    state.messages
+                ))
             }
-            "max_age" if state.messages > 0 && expires(wanted, &state.first_ts) => {
-                Some(format!("{difference}: its oldest message, of {}, would be lost", state.first_ts))
-            }
+            "max_age" if state.messages > 0 && expires(wanted, &state.first_ts) => Some(format!(
+                "{difference}: its oldest message, of {}, would be lost",
+                state.first_ts
+            )),
             _ => None,
         }
     }
@@ -251,7 +279,11 @@ struct Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is {}, wanted {}", self.key, self.current, self.wanted)
+        write!(
+            f,
+            "{} is {}, wanted {}",
+            self.key, self.current, self.wanted
+        )
     }
 }
 
@@ -281,14 +313,19 @@ fn same(wanted: &Value, current: &Value) -> bool {
         Value::Object(fields) => fields.is_empty(),
     };
     match (wanted, current) {
-        (Value::Object(wanted), Value::Object(current)) => differences(&json!(wanted), current).is_empty(),
+        (Value::Object(wanted), Value::Object(current)) => {
+            differences(&json!(wanted), current).is_empty()
+        }
         _ => wanted == current || (zero(wanted) && zero(current)),
     }
 }
 
 /// A limit as a number: none is the largest.
 fn limit(value: &Value) -> i64 {
-    value.as_i64().filter(|limit| *limit > 0).unwrap_or(i64::MAX)
+    value
+        .as_i64()
+        .filter(|limit| *limit > 0)
+        .unwrap_or(i64::MAX)
 }
 
 fn shrinks_below(wanted: &Value, held: u64) -> bool {
@@ -298,7 +335,8 @@ fn shrinks_below(wanted: &Value, held: u64) -> bool {
 /// Whether a message that was stored at `first` is older than the wanted age, in nanoseconds. One whose time cannot be read is.
 fn expires(wanted: &Value, first: &str) -> bool {
     let age = time::Duration::nanoseconds(limit(wanted));
-    OffsetDateTime::parse(first, &Rfc3339).map_or(true, |first| OffsetDateTime::now_utc() - first > age)
+    OffsetDateTime::parse(first, &Rfc3339)
+        .map_or(true, |first| OffsetDateTime::now_utc() - first > age)
 }
 
 #[cfg(test)]
@@ -318,7 +356,13 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(shown, ["a is 1, wanted 0", "republish is null, wanted {\"src\":\">\"}"]);
+        assert_eq!(
+            shown,
+            [
+                "a is 1, wanted 0",
+                "republish is null, wanted {\"src\":\">\"}"
+            ]
+        );
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub struct Published {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// There is no such tenant.
-    #[error("there is no queue for the tenant {tenant} and the lane {lane}: the operator adds a tenant to nats.tenants and runs `envicutor nats apply`")]
+    #[error(
+        "there is no queue for the tenant {tenant} and the lane {lane}: the operator adds a tenant to nats.tenants and runs `envicutor nats apply`"
+    )]
     NoSuchQueue {
         /// Which.
         tenant: Tenant,
@@ -55,10 +57,14 @@ pub enum PublishError {
         size: usize,
     },
     /// Nothing was heard: it may be stored. Publishing it again under the same id is safe.
-    #[error("it is not known whether the submission was stored: {0}. Publish it again with the same id")]
+    #[error(
+        "it is not known whether the submission was stored: {0}. Publish it again with the same id"
+    )]
     Unknown(#[source] ApiError),
     /// There is no connection. Publishing it again under the same id is safe.
-    #[error("not connected to a NATS server: the submission may not be stored. Publish it again with the same id")]
+    #[error(
+        "not connected to a NATS server: the submission may not be stored. Publish it again with the same id"
+    )]
     NoConnection,
     /// The server says something else.
     #[error("the submission was not stored: {0}")]
@@ -68,7 +74,10 @@ pub enum PublishError {
 impl PublishError {
     /// Whether the same publish may succeed later.
     pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::QueueFull { .. } | Self::Unknown(_) | Self::NoConnection | Self::Refused(_))
+        matches!(
+            self,
+            Self::QueueFull { .. } | Self::Unknown(_) | Self::NoConnection | Self::Refused(_)
+        )
     }
 }
 
@@ -90,14 +99,22 @@ impl Bus {
         headers.insert(header::CONTENT_TYPE, encoding.content_type());
         let subject = self.names.submission(tenant, lane, id.as_str());
         match self.publish_stored(&subject, headers, body).await {
-            Ok(ack) => Ok(Published { sequence: ack.sequence }),
+            Ok(ack) => Ok(Published {
+                sequence: ack.sequence,
+            }),
             Err(error) => Err(told(error, tenant, lane, id, size)),
         }
     }
 }
 
 /// What the publisher is told.
-fn told(error: ApiError, tenant: &Tenant, lane: Lane, id: &SubmissionId, size: usize) -> PublishError {
+fn told(
+    error: ApiError,
+    tenant: &Tenant,
+    lane: Lane,
+    id: &SubmissionId,
+    size: usize,
+) -> PublishError {
     match error {
         ApiError::NoResponders { .. } => PublishError::NoSuchQueue {
             tenant: tenant.clone(),

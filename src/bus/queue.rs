@@ -31,7 +31,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// There is no such queue: the tenant is not provisioned.
-    #[error("there is no queue for the tenant {tenant} and the lane {lane}: run `envicutor nats apply` with it in nats.tenants")]
+    #[error(
+        "there is no queue for the tenant {tenant} and the lane {lane}: run `envicutor nats apply` with it in nats.tenants"
+    )]
     NoSuchQueue {
         /// Which.
         tenant: Tenant,
@@ -73,7 +75,11 @@ impl Puller {
 
     /// The next message of this lane, where one waits. Never waits for one to come. A pull that is dropped before it is done, or
     /// that gets no answer, loses nothing: what comes after all is handed back.
-    pub async fn pull(&mut self, tenant: &Tenant, lane: Lane) -> Result<Option<Delivery>, QueueError> {
+    pub async fn pull(
+        &mut self,
+        tenant: &Tenant,
+        lane: Lane,
+    ) -> Result<Option<Delivery>, QueueError> {
         if self.outstanding {
             self.renew_inbox().await?;
         }
@@ -84,10 +90,15 @@ impl Puller {
         self.outstanding = true;
         self.bus
             .client
-            .publish_with_reply(subject, reply.clone(), r#"{"batch":1,"no_wait":true}"#.into())
+            .publish_with_reply(
+                subject,
+                reply.clone(),
+                r#"{"batch":1,"no_wait":true}"#.into(),
+            )
             .await
             .map_err(|error| QueueError::Closed(error.to_string()))?;
-        let Ok(answer) = tokio::time::timeout(self.bus.request_timeout, self.answer(&reply)).await else {
+        let Ok(answer) = tokio::time::timeout(self.bus.request_timeout, self.answer(&reply)).await
+        else {
             tracing::warn!(%tenant, %lane, "a pull got no answer");
             self.renew_inbox().await?;
             return Ok(None);
@@ -110,8 +121,10 @@ impl Puller {
     async fn answer(&mut self, reply: &str) -> Result<Message, QueueError> {
         loop {
             let message = self.answers.next().await;
-            let message = message.ok_or_else(|| QueueError::Closed("its inbox ended".to_owned()))?;
-            let to_earlier_pull = message.subject.starts_with(&self.inbox) && message.subject.as_str() != reply;
+            let message =
+                message.ok_or_else(|| QueueError::Closed("its inbox ended".to_owned()))?;
+            let to_earlier_pull =
+                message.subject.starts_with(&self.inbox) && message.subject.as_str() != reply;
             if !to_earlier_pull {
                 return Ok(message);
             }
@@ -143,7 +156,9 @@ impl Puller {
         let mut old = std::mem::replace(&mut self.answers, answers);
         self.inbox = inbox;
         self.outstanding = false;
-        old.drain().await.map_err(|error| QueueError::Closed(error.to_string()))?;
+        old.drain()
+            .await
+            .map_err(|error| QueueError::Closed(error.to_string()))?;
         let bus = self.bus.clone();
         let hand_back_late = async move {
             while let Some(message) = old.next().await {
@@ -218,11 +233,18 @@ impl Delivery {
     /// Gives it to another worker (or this one again) after `delay`; at zero the workers are woken for it.
     pub async fn hand_back(&self, delay: Duration) -> Result<(), QueueError> {
         if !delay.is_zero() {
-            let nak = format!("-NAK {}", json!({ "delay": u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX / 2) }));
+            let nak = format!(
+                "-NAK {}",
+                json!({ "delay": u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX / 2) })
+            );
             return self.tell(nak.into()).await;
         }
         self.tell("-NAK".into()).await?;
-        let Address { tenant, lane, raw_id } = &self.address;
+        let Address {
+            tenant,
+            lane,
+            raw_id,
+        } = &self.address;
         let wake = self.bus.names.wake(tenant, *lane, raw_id);
         let woken = self.bus.client.publish(wake, Bytes::new()).await;
         woken.map_err(|error| QueueError::Closed(error.to_string()))
@@ -262,14 +284,19 @@ impl Place {
         Some(Self {
             num_delivered: numbers[0].parse().ok()?,
             stream_sequence: numbers[1].parse().ok()?,
-            published_at: OffsetDateTime::from_unix_timestamp_nanos(numbers[3].parse().ok()?).ok()?,
+            published_at: OffsetDateTime::from_unix_timestamp_nanos(numbers[3].parse().ok()?)
+                .ok()?,
             num_pending: numbers[4].parse().ok()?,
         })
     }
 }
 
 /// The submission of this id that is queued or running, in whatever lane.
-pub async fn find_queued(bus: &Bus, tenant: &Tenant, id: &SubmissionId) -> Result<Option<(Lane, Stored)>, ApiError> {
+pub async fn find_queued(
+    bus: &Bus,
+    tenant: &Tenant,
+    id: &SubmissionId,
+) -> Result<Option<(Lane, Stored)>, ApiError> {
     let stream = bus.names.submissions_stream(tenant);
     let subject = bus.names.submission_in_any_lane(tenant, id.as_str());
     let stored = bus.get_last_matching(&stream, &subject).await?;
@@ -295,9 +322,16 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_delivery_are_read() {
-        let old = Place::read("$JS.ACK.SUBMISSIONS_default.batch.2.17.40.1700000000000000001.5").expect("valid");
-        assert_eq!((old.num_delivered, old.stream_sequence, old.num_pending), (2, 17, 5));
-        assert_eq!(old.published_at.unix_timestamp_nanos(), 1_700_000_000_000_000_001);
+        let old = Place::read("$JS.ACK.SUBMISSIONS_default.batch.2.17.40.1700000000000000001.5")
+            .expect("valid");
+        assert_eq!(
+            (old.num_delivered, old.stream_sequence, old.num_pending),
+            (2, 17, 5)
+        );
+        assert_eq!(
+            old.published_at.unix_timestamp_nanos(),
+            1_700_000_000_000_000_001
+        );
         let new = "$JS.ACK._.ACC.SUBMISSIONS_default.batch.2.17.40.1700000000000000001.5";
         assert_eq!(Place::read(new), Some(old));
         assert_eq!(Place::read(&format!("{new}.x")), Place::read(new));

@@ -102,5 +102,7 @@ impl Registry {
 /// A worker's id is held to the rule for ids, so that it is one token of a key.
 fn key(worker: &str) -> Result<&str, RegistryError> {
     let valid = worker.parse::<crate::submission::names::SubmissionId>();
-    valid.map(|_| worker).map_err(|_| RegistryError::WorkerId(worker.to_owned()))
+    valid
+        .map(|_| worker)
+        .map_err(|_| RegistryError::WorkerId(worker.to_owned()))
 }

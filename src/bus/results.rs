@@ -62,7 +62,9 @@ pub struct Standing {
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
     /// Tried until the time was up; it may or may not be stored.
-    #[error("it is not known whether the result of {tenant}/{id} is stored, after {tried:?}: {last}")]
+    #[error(
+        "it is not known whether the result of {tenant}/{id} is stored, after {tried:?}: {last}"
+    )]
     Unknown {
         /// Whose.
         tenant: Tenant,
@@ -74,7 +76,9 @@ pub enum ResultError {
         last: ApiError,
     },
     /// No message can be so large.
-    #[error("the result of {tenant}/{id} has {size} bytes, more than the server takes in one message")]
+    #[error(
+        "the result of {tenant}/{id} has {size} bytes, more than the server takes in one message"
+    )]
     TooLarge {
         /// Whose.
         tenant: Tenant,
@@ -123,11 +127,19 @@ impl Results {
 
     /// Stores the result, unless one of this generation or a later one stands. Tries for `patience`; any refusal and any lost
     /// answer means "look, then decide".
-    pub async fn settle(&self, settlement: &Settlement<'_>, patience: Duration) -> Result<Settled, ResultError> {
+    pub async fn settle(
+        &self,
+        settlement: &Settlement<'_>,
+        patience: Duration,
+    ) -> Result<Settled, ResultError> {
         let started = Instant::now();
         let mut wait = RETRY_FIRST;
         // The first generation most likely finds nothing; a replay most likely finds the one before.
-        let mut expected = if settlement.generation == 0 { Ok(0) } else { self.look(settlement).await };
+        let mut expected = if settlement.generation == 0 {
+            Ok(0)
+        } else {
+            self.look(settlement).await
+        };
         loop {
             let last = match expected {
                 Ok(sequence) => match self.publish(settlement, sequence).await {
@@ -165,7 +177,9 @@ impl Results {
         match self.find(settlement).await {
             Ok(Found::Replaceable(sequence)) => Ok(sequence),
             Ok(Found::Ours(sequence)) => Err(Looked::Stands(Settled::Stored(sequence))),
-            Ok(Found::Other(result, sequence)) => Err(Looked::Stands(Settled::Standing(result, sequence))),
+            Ok(Found::Other(result, sequence)) => {
+                Err(Looked::Stands(Settled::Standing(result, sequence)))
+            }
             Err(error) => Err(Looked::Failed(error)),
         }
     }
@@ -190,12 +204,18 @@ impl Results {
         headers.insert(header::GENERATION, settlement.generation.to_string());
         headers.insert(header::EXPECTED_SEQUENCE, expected.to_string());
         let subject = self.bus.names.settle(settlement.tenant, settlement.raw_id);
-        let ack = self.bus.publish_stored(&subject, headers, settlement.body.clone()).await?;
+        let ack = self
+            .bus
+            .publish_stored(&subject, headers, settlement.body.clone())
+            .await?;
         Ok(ack.sequence)
     }
 
     async fn find(&self, settlement: &Settlement<'_>) -> Result<Found, ResultError> {
-        let Some(stored) = self.get_from_leader(settlement.tenant, settlement.raw_id).await? else {
+        let Some(stored) = self
+            .get_from_leader(settlement.tenant, settlement.raw_id)
+            .await?
+        else {
             return Ok(Found::Replaceable(0));
         };
         if stored.body == settlement.body {
@@ -204,22 +224,40 @@ impl Results {
         let sequence = stored.sequence;
         let is_signed = stored.headers.get(header::GENERATION).is_some();
         match decode(&stored) {
-            Ok(result) if result.generation >= settlement.generation => Ok(Found::Other(Box::new(result), sequence)),
+            Ok(result) if result.generation >= settlement.generation => {
+                Ok(Found::Other(Box::new(result), sequence))
+            }
             // Another version's, perhaps: never replaced by an equal or older generation.
-            Err(error) if is_signed && generation_of(&stored.headers).is_none_or(|g| g >= settlement.generation) => Err(error),
+            Err(error)
+                if is_signed
+                    && generation_of(&stored.headers)
+                        .is_none_or(|g| g >= settlement.generation) =>
+            {
+                Err(error)
+            }
             // An older generation; or no result at all. A service can have the server's own answers sent to any subject.
             Ok(_) | Err(_) => Ok(Found::Replaceable(sequence)),
         }
     }
 
-    async fn get_from_leader(&self, tenant: &Tenant, raw_id: &str) -> Result<Option<Stored>, ApiError> {
+    async fn get_from_leader(
+        &self,
+        tenant: &Tenant,
+        raw_id: &str,
+    ) -> Result<Option<Stored>, ApiError> {
         let subject = self.bus.names.result(tenant, raw_id);
         let stream = self.bus.names.results_stream();
-        self.bus.get_from_leader(&stream, &json!({ "last_by_subj": subject })).await
+        self.bus
+            .get_from_leader(&stream, &json!({ "last_by_subj": subject }))
+            .await
     }
 
     /// The result that stands, from the leader: what a decision is built on.
-    pub async fn standing(&self, tenant: &Tenant, raw_id: &str) -> Result<Option<Standing>, ResultError> {
+    pub async fn standing(
+        &self,
+        tenant: &Tenant,
+        raw_id: &str,
+    ) -> Result<Option<Standing>, ResultError> {
         let stored = self.get_from_leader(tenant, raw_id).await?;
         read_standing(stored)
     }
@@ -227,17 +265,26 @@ impl Results {
     /// The result that stands, from any replica: fast, and on a cluster perhaps a moment old.
     pub async fn read(&self, tenant: &Tenant, id: &str) -> Result<Option<Standing>, ResultError> {
         let subject = self.bus.names.result(tenant, id);
-        let stored = self.bus.get_last(&self.bus.names.results_stream(), &subject).await?;
+        let stored = self
+            .bus
+            .get_last(&self.bus.names.results_stream(), &subject)
+            .await?;
         read_standing(stored)
     }
 
-    /// Listens for the result of one submission. What stands already is not told: read it after this.
-    pub async fn subscribe(&self, tenant: &Tenant, raw_id: &str) -> Result<ResultListener, ResultError> {
-        let subject = self.bus.names.result(tenant, raw_id);
-        let failed = |error: String| ResultError::Subscribe(error);
-        let subscriber = self.bus.client.subscribe(subject).await;
-        let subscriber = subscriber.map_err(|error| failed(error.to_string()))?;
-        self.bus.client.flush().await.map_err(|error| failed(error.to_string()))?;
+    /// Listens for the result of one submission. What stands already is not told: read it after this, on the same connection, and
+    /// nothing is missed in between.
+    pub async fn subscribe(
+        &self,
+        tenant: &Tenant,
+        raw_id: &str,
+    ) -> Result<ResultListener, ResultError> {
+        let subscriber = self
+            .bus
+            .client
+            .subscribe(self.bus.names.result(tenant, raw_id))
+            .await;
+        let subscriber = subscriber.map_err(|error| ResultError::Subscribe(error.to_string()))?;
         Ok(ResultListener { subscriber })
     }
 }
@@ -266,7 +313,9 @@ impl ResultListener {
 
 /// What stands, where it is a result. What is none was not stored by a worker, and counts for nothing.
 fn read_standing(stored: Option<Stored>) -> Result<Option<Standing>, ResultError> {
-    let Some(stored) = stored else { return Ok(None) };
+    let Some(stored) = stored else {
+        return Ok(None);
+    };
     match decode(&stored) {
         Ok(result) => Ok(Some(Standing {
             result,
@@ -281,7 +330,11 @@ fn decode(stored: &Stored) -> Result<SubmissionResult, ResultError> {
     decode_body(&stored.subject, &stored.headers, &stored.body)
 }
 
-fn decode_body(subject: &str, headers: &HeaderMap, body: &[u8]) -> Result<SubmissionResult, ResultError> {
+fn decode_body(
+    subject: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<SubmissionResult, ResultError> {
     Encoding::of_content_type(header_of(headers, header::CONTENT_TYPE))
         .and_then(|encoding| encoding.decode(body))
         .map_err(|source| ResultError::Unreadable {

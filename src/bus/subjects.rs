@@ -156,7 +156,10 @@ impl Names {
     /// The submission that a subject names, be it the one of its delivery or of its wake. `None` for a subject of another
     /// kind or prefix, or a tenant or lane that cannot be.
     pub fn address(&self, subject: &str) -> Option<Address> {
-        let mut tokens = subject.strip_prefix(&self.prefix)?.strip_prefix('.')?.split('.');
+        let mut tokens = subject
+            .strip_prefix(&self.prefix)?
+            .strip_prefix('.')?
+            .split('.');
         if !matches!(tokens.next()?, "submissions" | "wake") {
             return None;
         }
@@ -173,7 +176,10 @@ impl Names {
 
     /// The tenant and id that the subject of a cancellation, settlement, result or dead letter names. The id is any token.
     pub fn tenant_and_id(&self, subject: &str) -> Option<(Tenant, String)> {
-        let mut tokens = subject.strip_prefix(&self.prefix)?.strip_prefix('.')?.split('.');
+        let mut tokens = subject
+            .strip_prefix(&self.prefix)?
+            .strip_prefix('.')?
+            .split('.');
         if !matches!(tokens.next()?, "cancel" | "settle" | "results" | "dead") {
             return None;
         }
@@ -203,9 +209,19 @@ mod tests {
             let subject = names.submission(&Tenant::default_tenant(), Lane::Batch, id);
             let address = names.address(&subject).expect("a submission");
             assert_eq!(address.raw_id, id);
-            assert_eq!((address.tenant.as_str(), address.lane), ("default", Lane::Batch));
+            assert_eq!(
+                (address.tenant.as_str(), address.lane),
+                ("default", Lane::Batch)
+            );
         }
-        assert_eq!(names.address("envicutor.wake.t.interactive.a").and_then(|a| a.id()).expect("valid").as_str(), "a");
+        assert_eq!(
+            names
+                .address("envicutor.wake.t.interactive.a")
+                .and_then(|a| a.id())
+                .expect("valid")
+                .as_str(),
+            "a"
+        );
         for other in [
             "envicutor.results.default.a1",
             "envicutor.submissions.default.batch",
@@ -222,9 +238,18 @@ mod tests {
     #[test]
     fn another_prefix_stands_before_the_names_of_streams() {
         let tenant = Tenant::default_tenant();
-        assert_eq!(Names::new("envicutor").submissions_stream(&tenant), "SUBMISSIONS_default");
-        assert_eq!(Names::new("lab-2").submissions_stream(&tenant), "LAB-2_SUBMISSIONS_default");
+        assert_eq!(
+            Names::new("envicutor").submissions_stream(&tenant),
+            "SUBMISSIONS_default"
+        );
+        assert_eq!(
+            Names::new("lab-2").submissions_stream(&tenant),
+            "LAB-2_SUBMISSIONS_default"
+        );
         assert_eq!(Names::new("lab-2").bucket("workers"), "LAB-2_workers");
-        assert_eq!(Names::new("lab-2").result(&tenant, "a"), "lab-2.results.default.a");
+        assert_eq!(
+            Names::new("lab-2").result(&tenant, "a"),
+            "lab-2.results.default.a"
+        );
     }
 }

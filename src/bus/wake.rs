@@ -1,10 +1,11 @@
 //! Wakes: the server republishes the headers of each submission that it stores. No wake is sent for a message that is delivered
 //! again, so whoever hands one back at once sends the wake itself, and a sweep finds the rest.
 
-use async_nats::{Subscriber, client::FlushError};
+use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 
 use super::{
+    api::ApiError,
     connect::Bus,
     subjects::{Address, Names},
 };
@@ -18,9 +19,9 @@ pub enum WakeError {
     /// The connection is closed.
     #[error("wakes cannot be subscribed to: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
-    /// The same.
-    #[error("wakes cannot be subscribed to: {0}")]
-    Flush(#[from] FlushError),
+    /// The server does not answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
 }
 
 /// Listens to wakes. One that is lost (the connection broke, the buffer was full) costs time, never a submission.
@@ -34,7 +35,10 @@ impl Wakes {
     /// The wakes that are this worker's: each goes to one worker of the fleet.
     pub async fn shared(bus: &Bus) -> Result<Self, WakeError> {
         let subject = bus.names.wakes();
-        let subscriber = bus.client.queue_subscribe(subject, GROUP.to_owned()).await?;
+        let subscriber = bus
+            .client
+            .queue_subscribe(subject, GROUP.to_owned())
+            .await?;
         Self::listening(bus, subscriber).await
     }
 
@@ -45,8 +49,7 @@ impl Wakes {
     }
 
     async fn listening(bus: &Bus, subscriber: Subscriber) -> Result<Self, WakeError> {
-        // The server has seen the subscription once it has answered what came after it.
-        bus.client.flush().await?;
+        bus.round_trip().await?;
         Ok(Self {
             names: bus.names.clone(),
             subscriber,

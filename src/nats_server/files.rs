@@ -58,7 +58,12 @@ pub fn init(dir: &Path, prefix: &str) -> Result<Initialized, ServerError> {
     let is_new = !credentials_file(dir).exists();
     let paths = [credentials_file(dir), dir.join("credentials.conf")];
     write_credentials(dir)?;
-    if is_new { &mut done.written } else { &mut done.kept }.extend(paths);
+    if is_new {
+        &mut done.written
+    } else {
+        &mut done.kept
+    }
+    .extend(paths);
     Ok(done)
 }
 
@@ -126,7 +131,11 @@ fn write(path: &Path, content: &str) -> Result<(), ServerError> {
         {
             return Err(error);
         }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&staged)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
         fs::rename(&staged, path)
@@ -176,7 +185,10 @@ pub(super) fn read_ports(dir: &Path, pid: u32) -> Option<String> {
 pub(super) fn forget_ports(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
-        if path.extension().is_some_and(|extension| extension == "ports") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "ports")
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -200,7 +212,12 @@ mod tests {
     fn permissions_follow_the_prefix() {
         assert_eq!(server_conf("envicutor"), SERVER_CONF);
         let conf = server_conf("lab");
-        for there in ["\"lab.settle.>\"", "STREAM.MSG.DELETE.LAB_DEAD_LETTERS\"", "PURGE.KV_LAB_attempts\"", "\"$KV.LAB_workers.>"] {
+        for there in [
+            "\"lab.settle.>\"",
+            "STREAM.MSG.DELETE.LAB_DEAD_LETTERS\"",
+            "PURGE.KV_LAB_attempts\"",
+            "\"$KV.LAB_workers.>",
+        ] {
             assert!(conf.contains(there), "{there}");
         }
         for gone in ["\"envicutor.", ".RESULTS", "KV_attempts", "$KV.runtimes"] {
@@ -216,10 +233,19 @@ mod tests {
         let credentials = Credentials::load(&credentials_file(&dir)).expect("valid");
         fs::write(dir.join("server.conf"), "# mine\n").expect("written");
         assert_eq!(init(&dir, "envicutor").expect("done").kept.len(), 3);
-        assert_eq!(Credentials::load(&credentials_file(&dir)).expect("valid"), credentials);
-        assert_eq!(fs::read_to_string(dir.join("server.conf")).expect("read"), "# mine\n");
+        assert_eq!(
+            Credentials::load(&credentials_file(&dir)).expect("valid"),
+            credentials
+        );
+        assert_eq!(
+            fs::read_to_string(dir.join("server.conf")).expect("read"),
+            "# mine\n"
+        );
         for name in ["credentials.toml", "credentials.conf"] {
-            let mode = fs::metadata(dir.join(name)).expect("there").permissions().mode();
+            let mode = fs::metadata(dir.join(name))
+                .expect("there")
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
     }

@@ -43,7 +43,9 @@ pub enum ServerError {
     #[error(transparent)]
     Binary(#[from] BinaryError),
     /// Another instance has the data directory.
-    #[error("another envicutor uses the data directory {0}: stop it, or name another with --data-dir")]
+    #[error(
+        "another envicutor uses the data directory {0}: stop it, or name another with --data-dir"
+    )]
     InUse(PathBuf),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
@@ -65,7 +67,9 @@ pub enum ServerError {
         source: std::io::Error,
     },
     /// A server of an earlier run does not end.
-    #[error("the nats-server of an earlier run (process {pid}) still uses {dir} and does not end: stop it")]
+    #[error(
+        "the nats-server of an earlier run (process {pid}) still uses {dir} and does not end: stop it"
+    )]
     Stale {
         /// Its process.
         pid: u32,
@@ -81,7 +85,9 @@ pub enum ServerError {
         tail: String,
     },
     /// It does not answer.
-    #[error("the nats-server does not answer after {START_TIMEOUT:?} ({reason}); the end of its log {log}:\n{tail}")]
+    #[error(
+        "the nats-server does not answer after {START_TIMEOUT:?} ({reason}); the end of its log {log}:\n{tail}"
+    )]
     Silent {
         /// The last error.
         reason: String,
@@ -110,7 +116,9 @@ impl NatsServer {
         let dir = data_dir.join("nats");
         files::create_private_dir(&dir)?;
         // The server has another working directory.
-        let dir = dir.canonicalize().map_err(|source| ServerError::File { path: dir, source })?;
+        let dir = dir
+            .canonicalize()
+            .map_err(|source| ServerError::File { path: dir, source })?;
         let lock = lock(&dir, data_dir)?;
         let program = binary::obtain(config.server.as_deref(), &dir).await?;
         process::end_stale(&dir).await?;
@@ -180,9 +188,13 @@ impl NatsServer {
         };
         let connected = Bus::connect(&config, Role::Operator, "envicutor-start").await;
         let bus = connected.map_err(|error: ConnectError| self.silent(&error.to_string()))?;
-        let answer = bus.api::<serde_json::Value>("INFO", &serde_json::Value::Null).await;
+        let answer = bus
+            .api::<serde_json::Value>("INFO", &serde_json::Value::Null)
+            .await;
         bus.close().await;
-        answer.map(drop).map_err(|error: ApiError| self.silent(&error.to_string()))
+        answer
+            .map(drop)
+            .map_err(|error: ApiError| self.silent(&error.to_string()))
     }
 
     fn silent(&self, reason: &str) -> ServerError {
@@ -211,7 +223,11 @@ fn lock(dir: &Path, data_dir: &Path) -> Result<File, ServerError> {
         path: path.clone(),
         source,
     };
-    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(ServerError::InUse(data_dir.to_owned())),

@@ -60,13 +60,16 @@ impl Process {
             .name("nats-server".into())
             .spawn(keep)
             .map_err(failed)?;
-        let spawned = start.recv().map_err(|error| failed(std::io::Error::other(error)))?;
+        let spawned = start
+            .recv()
+            .map_err(|error| failed(std::io::Error::other(error)))?;
         let process = Self {
             pid: spawned.map_err(failed)?,
             ended,
         };
         let path = files::pid(dir);
-        fs::write(&path, process.pid.to_string()).map_err(|source| ServerError::File { path, source })?;
+        fs::write(&path, process.pid.to_string())
+            .map_err(|source| ServerError::File { path, source })?;
         Ok(process)
     }
 
@@ -109,7 +112,11 @@ impl Drop for Process {
 /// The server's command line. Its working directory is where `server.conf` puts its store.
 fn command(program: &Path, dir: &Path, port: u16) -> Command {
     // nats-server's -1 is a free port.
-    let port = if port == 0 { "-1".to_owned() } else { port.to_string() };
+    let port = if port == 0 {
+        "-1".to_owned()
+    } else {
+        port.to_string()
+    };
     let args: [OsString; 10] = [
         "-c".into(),
         dir.join("server.conf").into(),
@@ -133,13 +140,19 @@ fn command(program: &Path, dir: &Path, port: u16) -> Command {
     command.args(args).current_dir(dir);
     // A SIGINT from the terminal is for us; the server ends when we say so.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_for_early_errors(dir));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log_for_early_errors(dir));
     command
 }
 
 /// What the server says before it reads its configuration goes to its log as well.
 fn log_for_early_errors(dir: &Path) -> Stdio {
-    let log = fs::OpenOptions::new().create(true).append(true).open(files::log(dir));
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(files::log(dir));
     log.map_or_else(|_| Stdio::null(), Stdio::from)
 }
 
@@ -153,7 +166,10 @@ fn find_setpriv() -> Option<PathBuf> {
 /// Sends a signal by the shell's own `kill`: there is no safe call for it in the standard library.
 fn signal(name: &str, pid: u32) {
     let kill = format!("kill -{name} {pid}");
-    let status = Command::new("/bin/sh").args(["-c", &kill]).stderr(Stdio::null()).status();
+    let status = Command::new("/bin/sh")
+        .args(["-c", &kill])
+        .stderr(Stdio::null())
+        .status();
     if let Err(error) = status {
         tracing::error!(%error, pid, "the nats-server cannot be signalled");
     }
@@ -162,7 +178,9 @@ fn signal(name: &str, pid: u32) {
 /// Ends a server that an earlier owner of `dir` left behind. The caller holds the lock, so nobody owns it any more.
 pub(super) async fn end_stale(dir: &Path) -> Result<(), ServerError> {
     let path = files::pid(dir);
-    let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    let pid = fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     if let Some(pid) = pid.filter(|pid| is_ours(*pid, dir)) {
         tracing::warn!(pid, "ending the nats-server of an earlier run");
         for name in ["TERM", "KILL"] {

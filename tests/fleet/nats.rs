@@ -28,7 +28,12 @@ impl TestNats {
         let nats = Self::start_empty(change).await;
         let reports = nats.apply().await;
         for report in &reports {
-            assert_eq!(report.outcome, provision::Outcome::Created, "{}", report.object);
+            assert_eq!(
+                report.outcome,
+                provision::Outcome::Created,
+                "{}",
+                report.object
+            );
         }
         nats
     }
@@ -81,6 +86,23 @@ impl TestNats {
         self.server().url(role)
     }
 
+    /// `nats://127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        let url = self.url(Role::Service);
+        format!("nats://{}", url.rsplit('@').next().expect("an address"))
+    }
+
+    /// The user and password of a role.
+    pub fn login(&self, role: Role) -> (String, String) {
+        let url = self.url(role);
+        let login = url
+            .strip_prefix("nats://")
+            .and_then(|url| url.split('@').next())
+            .expect("a login");
+        let (user, password) = login.split_once(':').expect("a password");
+        (user.to_owned(), password.to_owned())
+    }
+
     /// The whole configuration, connecting as `role`.
     pub fn config(&self, role: Role) -> Config {
         let mut config = self.config.clone();
@@ -115,7 +137,12 @@ impl TestNats {
     /// Ends the server; the next [`TestNats::resume`] starts it again on the same port.
     pub async fn pause(&mut self) {
         let url = self.url(Role::Operator);
-        self.config.nats.server_port = url.rsplit(':').next().expect("a port").parse().expect("a number");
+        self.config.nats.server_port = url
+            .rsplit(':')
+            .next()
+            .expect("a port")
+            .parse()
+            .expect("a number");
         self.server.take().expect("it runs").stop().await;
     }
 
@@ -133,10 +160,12 @@ pub struct RawClient {
 impl RawClient {
     /// Logged in as `role`.
     pub async fn connect(nats: &TestNats, role: Role) -> Self {
-        let url = nats.url(role);
-        let (user, address) = url.strip_prefix("nats://").and_then(|url| url.split_once('@')).expect("a url");
-        let (user, password) = user.split_once(':').expect("a password");
-        let stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+        let (user, password) = nats.login(role);
+        let address = nats.address();
+        let address = address.strip_prefix("nats://").expect("a url");
+        let stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connected");
         let mut raw = Self { stream };
         let login = serde_json::json!({ "user": user, "pass": password, "headers": true, "verbose": false, "pedantic": false });
         raw.send(format!("CONNECT {login}\r\n").as_bytes()).await;
@@ -151,13 +180,22 @@ impl RawClient {
 
     /// Publishes with headers as they are, and waits until the server has read it.
     pub async fn publish_headers(&mut self, subject: &str, headers: &str, body: &str) {
-        self.publish_bytes(subject.as_bytes(), headers.as_bytes(), body.as_bytes()).await;
+        self.publish_bytes(subject.as_bytes(), headers.as_bytes(), body.as_bytes())
+            .await;
     }
 
     /// The same with any bytes.
     pub async fn publish_bytes(&mut self, subject: &[u8], headers: &[u8], body: &[u8]) {
         let sizes = format!(" {} {}\r\n", headers.len(), headers.len() + body.len());
-        let line = [b"HPUB ".as_slice(), subject, sizes.as_bytes(), headers, body, b"\r\n"].concat();
+        let line = [
+            b"HPUB ".as_slice(),
+            subject,
+            sizes.as_bytes(),
+            headers,
+            body,
+            b"\r\n",
+        ]
+        .concat();
         self.send(&line).await;
         self.flush().await;
     }
@@ -168,7 +206,11 @@ impl RawClient {
         let mut said = Vec::new();
         while !said.windows(6).any(|window| window == b"PONG\r\n") {
             let read = self.stream.read_buf(&mut said).await.expect("read");
-            assert!(read > 0, "the server closed the connection: {}", String::from_utf8_lossy(&said));
+            assert!(
+                read > 0,
+                "the server closed the connection: {}",
+                String::from_utf8_lossy(&said)
+            );
         }
         String::from_utf8_lossy(&said).into_owned()
     }
