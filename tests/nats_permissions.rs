@@ -358,7 +358,7 @@ async fn a_service_cannot_have_a_consumer_write_where_it_may_not() {
         .await
         .expect("in time")
         .expect("the last one is at work");
-    for n in 0..targets.len() - 1 {
+    for (n, target) in targets[..targets.len() - 1].iter().enumerate() {
         let info: serde_json::Value = service
             .api(
                 &format!("CONSUMER.INFO.RESULTS.c{n}"),
@@ -366,6 +366,6 @@ async fn a_service_cannot_have_a_consumer_write_where_it_may_not() {
             )
             .await
             .expect("asked");
-        assert_eq!(info["delivered"]["consumer_seq"], 0, "{}", targets[n]);
+        assert_eq!(info["delivered"]["consumer_seq"], 0, "{target}");
     }
 }

@@ -1,5 +1,8 @@
 //! Wakes: the server republishes the headers of each submission that it stores. No wake is sent for a message that is delivered
 //! again, so whoever hands one back at once sends the wake itself, and a sweep finds the rest.
+//!
+//! Listen on a connection of its own, and to requests of services there too: a publisher can send headers (or a subject) that
+//! the client library cannot read, and the library then drops the connection that they came on. Nothing but time may be lost so.
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;

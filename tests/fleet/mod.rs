@@ -2,4 +2,5 @@
 
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod messages;
 pub mod nats;
