@@ -102,6 +102,9 @@ struct Fleet {
     host: String,
     slots: usize,
     bus: Bus,
+    /// A connection of its own for what anybody may send to a worker: wakes and questions. Headers that the client
+    /// cannot parse break the connection that they reach, and no run may lose its renewals to that.
+    ears: Bus,
     docker: bollard::Docker,
     runtimes: Runtimes,
     containers: Containers,
@@ -132,6 +135,7 @@ impl Worker {
         let runtimes = Runtimes::load(&config.runtimes, &config.data_dir.0.join("runtimes"))?;
         let admission = admission(config, slots, budget, &runtimes)?;
         let bus = Bus::connect(&config.nats, Role::Worker, &id).await?;
+        let ears = Bus::connect(&config.nats, Role::Worker, &format!("{id}-ears")).await?;
         let docker = docker::connect(
             config.container.docker_host.as_deref(),
             config.container.call_timeout_us,
@@ -155,6 +159,7 @@ impl Worker {
             host,
             slots,
             bus,
+            ears,
             docker,
             runtimes,
             containers,
