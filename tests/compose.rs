@@ -87,7 +87,7 @@ impl Composed {
             )
             .env(
                 "ENVICUTOR__NATS__CREDENTIALS_FILE",
-                self.state.path().join("nats/credentials.conf"),
+                self.state.path().join("nats/credentials.toml"),
             );
         envicutor
     }
