@@ -44,8 +44,10 @@ impl Composed {
         let port = free.local_addr().expect("an address").port();
         let mut made = Command::new(root().join("scripts/compose-images"));
         let programs = Path::new(env!("CARGO_BIN_EXE_envicutor"));
-        made.env("ENVICUTOR_TAG", &project)
-            .env("ENVICUTOR_BINARIES", programs.parent().expect("a directory"));
+        made.env("ENVICUTOR_TAG", &project).env(
+            "ENVICUTOR_BINARIES",
+            programs.parent().expect("a directory"),
+        );
         let images = String::from_utf8(succeed(&mut made).await.stdout)
             .expect("UTF-8")
             .lines()

@@ -61,7 +61,14 @@ async fn python_path() -> PathBuf {
     let directory = tools_dir().join(NATS_PY);
     if !directory.join("nats").is_dir() {
         let installed = Command::new("python3")
-            .args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--target"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-cache-dir",
+                "--target",
+            ])
             .args([directory.as_os_str(), NATS_PY.as_ref()])
             .output()
             .await
@@ -173,12 +180,7 @@ async fn the_shell_snippets_publish_and_subscribe() {
     // The real tool says so on its standard error: then the time has to do.
     let _ = timeout(Duration::from_secs(5), subscribed).await;
 
-    let ack = output(
-        snippet(&fleet, "sh")
-            .await
-            .args(["-c", shell("nats req")]),
-    )
-    .await;
+    let ack = output(snippet(&fleet, "sh").await.args(["-c", shell("nats req")])).await;
     assert!(ack.contains("SUBMISSIONS_default"), "no ack in {ack}");
 
     let received = async {
@@ -189,7 +191,9 @@ async fn the_shell_snippets_publish_and_subscribe() {
         }
         panic!("nats sub ended without a result");
     };
-    let result = timeout(FIRST_USE, received).await.expect("a result in time");
+    let result = timeout(FIRST_USE, received)
+        .await
+        .expect("a result in time");
     assert_eq!(result["id"], "a1", "{result:#}");
     assert_eq!(result["verdict"], "ok", "{result:#}");
     assert_eq!(result["runs"][0]["stdout"]["text"], "hi\n", "{result:#}");
