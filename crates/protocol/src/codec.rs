@@ -25,7 +25,7 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     let length = frame.len() - 4;
     match u32::try_from(length) {
         Ok(prefix) if length <= MAX_FRAME_BYTES => {
-            frame[..4].copy_from_slice(&prefix.to_be_bytes())
+            frame[..4].copy_from_slice(&prefix.to_be_bytes());
         }
         _ => return Err(FrameError::Length(length)),
     }

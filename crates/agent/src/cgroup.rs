@@ -1,0 +1,184 @@
+//! Reads the container's own cgroup, version 1 or 2. It is mounted read-only: the worker sets the limits, nothing here
+//! can be reset, and a stage's numbers are differences.
+//!
+//! A cgroup that is not this container's alone (a whole hierarchy of the host) is never read: what cannot be told is
+//! `None`, and the caller takes the kernel's numbers for single processes (rusage) instead.
+
+use std::{fs, fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
+
+/// Where the container's runtime mounts the cgroups.
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The most that is read of a file, in bytes: `memory.events` and `cpu.stat` have less than 1 KiB.
+const FILE_BYTES: usize = 4096;
+
+/// How far below its limit a cgroup can be and have no room for an allocation, in bytes: a huge page, and what each CPU
+/// has charged ahead.
+const FULL_MARGIN_BYTES: u64 = 4 << 20;
+
+/// One number of the cgroup, in a file that stays open.
+struct Counter {
+    file: File,
+    /// The line that holds it, where the file has more than one.
+    key: Option<&'static str>,
+}
+
+impl Counter {
+    fn open(directory: &Path, name: &str, key: Option<&'static str>) -> Option<Self> {
+        let file = File::open(directory.join(name)).ok()?;
+        let counter = Self { file, key };
+        counter.read().map(|_| counter)
+    }
+
+    fn read(&self) -> Option<u64> {
+        let mut buffer = [0; FILE_BYTES];
+        let count = self.file.read_at(&mut buffer, 0).ok()?;
+        number(std::str::from_utf8(&buffer[..count]).ok()?, self.key)
+    }
+}
+
+/// The number of the line `key`, or the only one.
+fn number(text: &str, key: Option<&str>) -> Option<u64> {
+    let Some(key) = key else {
+        return text.trim().parse().ok();
+    };
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim().parse().ok())?
+    })
+}
+
+/// The container's cgroup.
+pub struct Cgroup {
+    cpu: Option<Counter>,
+    /// The unit of `cpu`, in nanoseconds.
+    cpu_unit_ns: u64,
+    oom_kills: Option<Counter>,
+    memory_limit: Option<Counter>,
+    memory_peak: Option<Counter>,
+    processes: Option<Counter>,
+    processes_peak: Option<Counter>,
+    forks_refused: Option<Counter>,
+}
+
+/// What the counters said at one moment. They never fall.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading {
+    /// CPU time of everything that ever ran in it.
+    pub cpu: Option<Duration>,
+    /// Processes that the kernel killed for want of memory, whosoever limit it was.
+    pub oom_kills: Option<u64>,
+    /// The most memory ever in use, in bytes.
+    pub memory_peak_bytes: Option<u64>,
+    /// The most processes and threads ever, with the agent.
+    pub processes_peak: Option<u64>,
+    /// Forks that the limit refused.
+    pub forks_refused: Option<u64>,
+}
+
+impl Cgroup {
+    /// Finds what can be read.
+    pub fn find() -> Self {
+        let mount = Path::new(MOUNT);
+        if mount.join("cgroup.controllers").exists() {
+            Self::version_2(mount)
+        } else {
+            Self::version_1(mount)
+        }
+    }
+
+    fn version_2(mount: &Path) -> Self {
+        // The root of the hierarchy has no type.
+        let directory =
+            (mount.join("cgroup.type").exists() && holds_the_agent(mount)).then_some(mount);
+        let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
+        Self {
+            cpu: open("cpu.stat", Some("usage_usec")),
+            cpu_unit_ns: 1000,
+            oom_kills: open("memory.events", Some("oom_kill")),
+            memory_limit: open("memory.max", None),
+            memory_peak: open("memory.peak", None),
+            processes: open("pids.current", None),
+            processes_peak: open("pids.peak", None),
+            forks_refused: open("pids.events", Some("max")),
+        }
+    }
+
+    fn version_1(mount: &Path) -> Self {
+        let open = |controller: &str, name: &str, key| {
+            let directory = mount.join(controller);
+            // Only the root of a hierarchy has a release agent.
+            let own = !directory.join("release_agent").exists() && holds_the_agent(&directory);
+            own.then(|| Counter::open(&directory, name, key)).flatten()
+        };
+        Self {
+            cpu: open("cpuacct", "cpuacct.usage", None),
+            cpu_unit_ns: 1,
+            oom_kills: open("memory", "memory.oom_control", Some("oom_kill")),
+            memory_limit: open("memory", "memory.limit_in_bytes", None),
+            memory_peak: open("memory", "memory.max_usage_in_bytes", None),
+            processes: open("pids", "pids.current", None),
+            processes_peak: open("pids", "pids.peak", None),
+            forks_refused: open("pids", "pids.events", Some("max")),
+        }
+    }
+
+    /// CPU time of everything that ever ran in it.
+    pub fn cpu(&self) -> Option<Duration> {
+        let units = self.cpu.as_ref()?.read()?;
+        Some(Duration::from_nanos(units.saturating_mul(self.cpu_unit_ns)))
+    }
+
+    /// Processes that the kernel killed for want of memory.
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.oom_kills.as_ref()?.read()
+    }
+
+    /// Whether it has ever been at its own memory limit; `None` where that cannot be told.
+    ///
+    /// Version 1 counts how often the limit was met (`memory.failcnt`), but Linux 6.18 does not count the limit with swap,
+    /// which Docker sets to the same value: so peak and limit are compared.
+    pub fn memory_was_full(&self) -> Option<bool> {
+        let limit = self.memory_limit.as_ref()?.read()?;
+        let peak = self.memory_peak.as_ref()?.read()?;
+        Some(peak.saturating_add(FULL_MARGIN_BYTES) >= limit)
+    }
+
+    /// Processes and threads now, with the agent.
+    pub fn processes(&self) -> Option<u64> {
+        self.processes.as_ref()?.read()
+    }
+
+    /// Reads everything.
+    pub fn read(&self) -> Reading {
+        let read = |counter: &Option<Counter>| counter.as_ref().and_then(Counter::read);
+        Reading {
+            cpu: self.cpu(),
+            oom_kills: self.oom_kills(),
+            memory_peak_bytes: read(&self.memory_peak),
+            processes_peak: read(&self.processes_peak),
+            forks_refused: read(&self.forks_refused),
+        }
+    }
+}
+
+/// Whether the agent, PID 1 of its namespace, is directly in the cgroup at `directory`.
+fn holds_the_agent(directory: &Path) -> bool {
+    fs::read_to_string(directory.join("cgroup.procs"))
+        .is_ok_and(|pids| pids.lines().any(|pid| pid == "1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn a_number_is_found_by_its_whole_name() {
+        let events = "low 0\noom 3\noom_kill 2\n";
+        assert_eq!(number(events, Some("oom")), Some(3));
+        assert_eq!(number(events, Some("oom_kill")), Some(2));
+        assert_eq!(number(events, Some("max")), None);
+        assert_eq!(number("123\n", None), Some(123));
+        assert_eq!(number("max\n", None), None);
+    }
+}

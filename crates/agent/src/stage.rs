@@ -1,0 +1,337 @@
+//! The life of one stage: started, watched, ended, counted.
+//!
+//! The invariant: once the program has ended or was killed, nothing of it counts but what it had written; and no `Ended`
+//! leaves before every process is dead and reaped and both outputs are read to their end or their limit.
+
+use std::{os::fd::RawFd, path::Path, time::Duration};
+
+use envicutor_protocol::{
+    Ended, Exit, Killed, Limits, Report, Stage as Order, Stdin, Stream, Touched,
+};
+
+use crate::{
+    cgroup::Cgroup,
+    child::Handover,
+    connection::{Connection, End},
+    failure::{Failure, Naming},
+    identity::Identity,
+    meter::{Meter, OomKill},
+    spawn::{Spawned, spawn},
+    streams::{Input, Output, Pipes},
+    sys::{self, Reaped},
+};
+
+/// How long the limits may go unwatched at most: the kernel's OOM kill is noticed within this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// And at least: the agent must not use up the container's CPU share by watching.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+
+/// A stage that was started and has not been reported as ended.
+pub struct Stage {
+    /// The program's name, for errors.
+    name: String,
+    limits: Limits,
+    first: libc::pid_t,
+    /// Whether exec succeeded.
+    executed: bool,
+    /// When it did, by the monotonic clock.
+    started: Duration,
+    /// How the first process ended, once it has.
+    exit: Option<Exit>,
+    /// When the first process ended or all were killed.
+    over: Option<Duration>,
+    killed: Option<Killed>,
+    touched: Touched,
+    /// No process is left.
+    reaped: bool,
+    input: Input,
+    outputs: [Output; 2],
+    meter: Meter,
+    /// When to look at the limits again.
+    next_look: Duration,
+    /// How many CPUs it can use at a time.
+    cpus: u32,
+}
+
+impl Stage {
+    /// Starts what `order` says.
+    pub fn start(
+        order: Order,
+        identity: Identity,
+        work_dir: &Path,
+        cgroup: &Cgroup,
+        handover: &Handover,
+    ) -> Result<Self, Failure> {
+        let name = order.argv.first().cloned().unwrap_or_default();
+        let pipes = Pipes::make(identity).naming("make a pipe", &name)?;
+        let mut meter = Meter::start(cgroup);
+        let spawned = spawn(&order, identity, work_dir, &pipes.stdio, handover)?;
+        let limit = order.limits.output_bytes;
+        let [stdout, stderr] = pipes.outputs;
+        let outputs = [
+            Output::new(Stream::Stdout, stdout, limit),
+            Output::new(Stream::Stderr, stderr, limit),
+        ];
+        let now = sys::now();
+        let (first, executed, started, exit) = match spawned {
+            Spawned::Executed(it) => {
+                meter.executed(it.cpu_before);
+                (it.pid, true, it.at, None)
+            }
+            Spawned::Refused(errno) => (-1, false, now, Some(Exit::NotExecuted { errno })),
+        };
+        let mut stage = Self {
+            name,
+            cpus: cpus(&order.limits),
+            limits: order.limits,
+            first,
+            executed,
+            started,
+            exit,
+            over: None,
+            killed: None,
+            touched: Touched::default(),
+            reaped: false,
+            input: Input::new(pipes.input, order.stdin),
+            outputs,
+            meter,
+            next_look: now,
+        };
+        stage.mark_refusal();
+        Ok(stage)
+    }
+
+    /// A program that was not executed is over at once.
+    fn mark_refusal(&mut self) {
+        match self.exit {
+            Some(Exit::NotExecuted {
+                errno: libc::ENOMEM,
+            }) => {
+                self.touched.memory = true;
+                self.kill(Killed::Memory);
+            }
+            Some(_) => self.end(),
+            None => {}
+        }
+    }
+
+    /// Whether exec succeeded.
+    pub fn was_executed(&self) -> bool {
+        self.executed
+    }
+
+    /// What to poll: the input for writing, the outputs for reading (-1 for none), while `room` says whether output may be
+    /// read.
+    pub fn interests(&self, now: Duration, room: bool) -> [RawFd; 3] {
+        let output = |it: &Output| {
+            if room && (self.over.is_some() || it.resting_until(now).is_none()) {
+                it.interest()
+            } else {
+                -1
+            }
+        };
+        let input = if self.over.is_none() {
+            self.input.interest()
+        } else {
+            -1
+        };
+        [input, output(&self.outputs[0]), output(&self.outputs[1])]
+    }
+
+    /// How long to sleep at most; for ever once it is over: then only its processes' ends and its outputs are awaited.
+    pub fn longest_sleep(&self, now: Duration) -> Option<Duration> {
+        if self.over.is_some() {
+            return None;
+        }
+        let rests = self.outputs.iter().filter_map(|it| it.resting_until(now));
+        let next = rests.fold(self.next_look.min(self.deadline()), Duration::min);
+        Some(next.saturating_sub(now))
+    }
+
+    fn deadline(&self) -> Duration {
+        let wall = Duration::from_micros(self.limits.wall_time_us);
+        self.started.saturating_add(wall)
+    }
+
+    /// Takes what the program wrote to the worker, and what the worker sent to the program.
+    pub fn exchange(&mut self, now: Duration, connection: &mut Connection) -> Result<(), End> {
+        for index in 0..self.outputs.len() {
+            let output = &mut self.outputs[index];
+            let rests = self.over.is_none() && output.resting_until(now).is_some();
+            if rests || !connection.has_room() {
+                continue;
+            }
+            let stream = output.stream;
+            let found = output.read(now);
+            if found.exceeded {
+                self.touched.output = true;
+                self.kill(Killed::Output);
+            }
+            if !found.data.is_empty() {
+                let data = found.data;
+                connection.send(&Report::Output { stream, data })?;
+            }
+        }
+        if self.over.is_none() && self.input.fill() {
+            connection.send(&Report::StdinWanted)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next part of standard input from the worker; false if none was asked for. What comes too late is dropped.
+    pub fn give(&mut self, stdin: Stdin) -> bool {
+        self.over.is_some() || self.input.give(stdin)
+    }
+
+    /// A process has ended, the program's own or an orphan of it.
+    pub fn count(&mut self, reaped: &Reaped) {
+        self.meter.add(reaped);
+        if reaped.pid == self.first && self.exit.is_none() {
+            self.exit = Some(exit(reaped.status));
+            self.end();
+        }
+    }
+
+    /// No process is left.
+    pub fn all_reaped(&mut self) {
+        // While the program has not ended there is at least its process.
+        self.reaped = self.exit.is_some();
+    }
+
+    /// Kills the stage if it is over a limit.
+    pub fn enforce(&mut self, now: Duration, cgroup: &Cgroup) -> Result<(), Failure> {
+        let late = now >= self.deadline();
+        if self.over.is_some() || (now < self.next_look && !late) {
+            return Ok(());
+        }
+        self.meter.count_processes(cgroup);
+        let used = self.meter.cpu(cgroup);
+        let allowed = self.cpu_allowed();
+        if self.memory_ran_out(cgroup)? {
+            self.kill(Killed::Memory);
+        } else if used > allowed {
+            self.kill(Killed::CpuTime);
+        } else if late {
+            self.touched.wall_time = true;
+            self.kill(Killed::WallTime);
+        }
+        let soonest = allowed.saturating_sub(used) / self.cpus;
+        self.next_look = now + soonest.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        Ok(())
+    }
+
+    /// CPU time after which it is killed.
+    fn cpu_allowed(&self) -> Duration {
+        let (limit, extra) = (self.limits.cpu_time_us, self.limits.extra_time_us);
+        Duration::from_micros(limit.saturating_add(extra))
+    }
+
+    /// Whether the kernel killed a process of it at the memory limit.
+    fn memory_ran_out(&mut self, cgroup: &Cgroup) -> Result<bool, Failure> {
+        match self.meter.oom_kill(cgroup) {
+            OomKill::None => Ok(false),
+            OomKill::AtOwnLimit => {
+                self.touched.memory = true;
+                Ok(true)
+            }
+            OomKill::Elsewhere => {
+                let error = "the kernel killed it though it was within its memory limit: the host, or a cgroup above \
+                             the container, ran out of memory";
+                Err(Failure::new("run the stage", &self.name, error))
+            }
+        }
+    }
+
+    /// Ends it for `reason`. The first reason wins.
+    pub fn kill(&mut self, reason: Killed) {
+        // Asked for after its own end, it is no reason; a limit that was passed is one.
+        if self.exit.is_none() || reason != Killed::Asked {
+            self.killed.get_or_insert(reason);
+        }
+        self.end();
+    }
+
+    /// The end of the stage's time: what is left of its processes dies.
+    fn end(&mut self) {
+        self.over.get_or_insert_with(sys::now);
+        sys::kill_everyone();
+    }
+
+    /// Whether nothing is left to wait for.
+    pub fn is_done(&self) -> bool {
+        self.reaped && self.outputs.iter().all(Output::is_done)
+    }
+
+    /// How it went, once it is done.
+    pub fn summary(mut self, cgroup: &Cgroup) -> Result<Ended, Failure> {
+        let exit = self.exit.clone().unwrap_or(Exit::Signal(libc::SIGKILL));
+        let over = self.over.unwrap_or_else(sys::now);
+        let wall = over.saturating_sub(self.started);
+        let cpu = self.meter.total_cpu(cgroup);
+        // The kernel may have been quicker than the watch, and the program's end quicker than both: a limit that was
+        // passed counts all the same.
+        let out_of_memory = self.killed.is_none() && self.memory_ran_out(cgroup)?;
+        if out_of_memory {
+            self.kill(Killed::Memory);
+        }
+        let used = if self.executed {
+            cpu.user + cpu.system
+        } else {
+            Duration::ZERO
+        };
+        if used > self.cpu_allowed() {
+            self.kill(Killed::CpuTime);
+        }
+        self.touched.cpu_time = used > Duration::from_micros(self.limits.cpu_time_us);
+        self.touched.wall_time |= self.executed && over >= self.deadline();
+        self.touched.file_size = exit == Exit::Signal(libc::SIGXFSZ);
+        self.touched.processes = self.meter.forks_were_refused(cgroup);
+        let (memory_peak_bytes, memory_from) = self.meter.memory_peak(cgroup, self.touched.memory);
+        let when_executed = |number| if self.executed { number } else { 0 };
+        Ok(Ended {
+            exit,
+            killed: self.killed,
+            touched: self.touched,
+            cpu_user_us: when_executed(micros(cpu.user)),
+            cpu_system_us: when_executed(micros(cpu.system)),
+            wall_us: when_executed(micros(wall)),
+            memory_peak_bytes,
+            memory_from,
+            processes_peak: when_executed(self.meter.processes_peak(cgroup)),
+        })
+    }
+}
+
+/// How many CPUs a stage can use at a time.
+fn cpus(limits: &Limits) -> u32 {
+    let processes = u32::try_from(limits.processes).unwrap_or(u32::MAX);
+    sys::cpus().min(processes).max(1)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a wait status says.
+fn exit(status: libc::c_int) -> Exit {
+    if libc::WIFSIGNALED(status) {
+        Exit::Signal(libc::WTERMSIG(status))
+    } else {
+        // A wait status has 8 bits for it.
+        Exit::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_status_is_a_code_or_a_signal() {
+        assert_eq!(exit(3 << 8), Exit::Code(3));
+        assert_eq!(exit(255 << 8), Exit::Code(255));
+        assert_eq!(exit(libc::SIGSEGV), Exit::Signal(libc::SIGSEGV));
+        assert_eq!(exit(libc::SIGSEGV | 0x80), Exit::Signal(libc::SIGSEGV));
+    }
+}

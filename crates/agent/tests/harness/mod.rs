@@ -1,0 +1,370 @@
+//! Runs the real agent as PID 1 of its own pid and mount namespaces and plays the worker. Needs root and Linux, not Docker.
+//!
+//! The agent sees either no cgroup at all, or one made for the test where the host has cgroup version 1 to write to.
+//!
+//! With `AGENT_TEST_IMAGE` and `AGENT_TEST_BINARY` (the static agent) set, the same tests run in Docker containers of that
+//! image (it needs sh, perl and coreutils), locked down as the worker does it.
+
+#![allow(dead_code)] // Each test program uses a part of it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read, Write},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command as Process, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use envicutor_protocol::{
+    Command, Ended, Exit, File, Limits, Open, Report, Stage, Stdin, Stream, VERSION, decode,
+    encode, frame_length,
+};
+
+/// Who the stages run as. Not 1000: nobody on the host should have it.
+pub const UID: u32 = 61_234;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the agent can read of cgroups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    None,
+    /// Its own, with this memory limit in bytes and this process limit (the agent included).
+    Own {
+        memory: u64,
+        processes: u64,
+    },
+}
+
+/// The worker's side of one agent.
+pub struct Worker {
+    pub socket: UnixStream,
+    pub agent: Child,
+    pub work_dir: PathBuf,
+    cgroups: Vec<PathBuf>,
+    _scratch: tempfile::TempDir,
+}
+
+/// What came of one stage.
+#[derive(Debug)]
+pub struct Outcome {
+    pub started: bool,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub ended: Ended,
+}
+
+impl Outcome {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl Worker {
+    /// An agent without cgroups, open for stages.
+    pub fn open() -> Self {
+        let mut worker = Self::start(Cgroups::None);
+        worker.send(&Command::Open(Open { uid: UID, gid: UID }));
+        worker
+    }
+
+    /// An agent with its own cgroup, open for stages; `None` where the host has no cgroup version 1 to write to.
+    pub fn open_in_cgroup(memory: u64, processes: u64) -> Option<Self> {
+        let writable = ["memory", "cpuacct", "pids"]
+            .iter()
+            .all(|it| Path::new("/sys/fs/cgroup").join(it).join("tasks").exists());
+        if !writable && !made_in_docker() {
+            eprintln!("skipped: no cgroup version 1");
+            return None;
+        }
+        let mut worker = Self::start(Cgroups::Own { memory, processes });
+        worker.send(&Command::Open(Open { uid: UID, gid: UID }));
+        Some(worker)
+    }
+
+    /// An agent that has said hello and nothing else.
+    pub fn start(cgroups: Cgroups) -> Self {
+        let scratch = tempfile::tempdir().expect("makes a directory");
+        // The stages' user must reach the work directory.
+        fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).expect("chmods");
+        let work_dir = scratch.path().join("work");
+        fs::create_dir(&work_dir).expect("makes the work directory");
+        fs::set_permissions(&work_dir, fs::Permissions::from_mode(0o700)).expect("chmods");
+        chown(&work_dir, Some(UID), Some(UID)).expect("chowns (the tests need root)");
+        let path = scratch.path().join("worker.sock");
+        let listener = UnixListener::bind(&path).expect("binds");
+        let (mut process, made) = match std::env::var("AGENT_TEST_IMAGE") {
+            Ok(image) => (in_container(&image, scratch.path(), cgroups), Vec::new()),
+            Err(_) => in_namespaces(&path, &work_dir, cgroups),
+        };
+        let agent = process.stdin(Stdio::null()).spawn().expect("starts");
+        let (socket, _) = listener.accept().expect("the agent connects");
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("sets a timeout");
+        let mut worker = Self {
+            socket,
+            agent,
+            work_dir: if made_in_docker() {
+                "/work".into()
+            } else {
+                work_dir
+            },
+            cgroups: made,
+            _scratch: scratch,
+        };
+        assert_eq!(
+            worker.receive(),
+            Some(Report::Hello { version: VERSION }),
+            "the first report"
+        );
+        worker
+    }
+
+    pub fn send(&mut self, command: &Command) {
+        let frame = encode(command).expect("encodes");
+        self.socket.write_all(&frame).expect("the agent reads");
+    }
+
+    /// The next report; `None` once the agent has closed.
+    pub fn receive(&mut self) -> Option<Report> {
+        let mut prefix = [0; 4];
+        if self.socket.read_exact(&mut prefix).is_err() {
+            return None;
+        }
+        let mut payload = vec![0; frame_length(prefix).expect("a fine length")];
+        self.socket.read_exact(&mut payload).expect("a whole frame");
+        Some(decode(&payload).expect("a report"))
+    }
+
+    /// Lays out a file.
+    pub fn file(&mut self, path: &str, data: &[u8], executable: bool) {
+        for (index, part) in data.chunks(64 << 10).enumerate() {
+            self.send(&Command::File(File {
+                path: path.into(),
+                executable,
+                append: index > 0,
+                data: part.into(),
+            }));
+        }
+    }
+
+    /// Runs `stage` to its end.
+    pub fn run(&mut self, stage: Stage) -> Outcome {
+        self.run_with_input(stage, &[])
+    }
+
+    /// Runs `stage` to its end, and sends `rest` in parts of 64 KiB as it is wanted.
+    pub fn run_with_input(&mut self, stage: Stage, rest: &[u8]) -> Outcome {
+        self.send(&Command::Stage(Box::new(stage)));
+        self.collect(rest)
+    }
+
+    /// Takes reports up to `Ended`.
+    pub fn collect(&mut self, mut rest: &[u8]) -> Outcome {
+        let (mut started, mut stdout, mut stderr) = (false, Vec::new(), Vec::new());
+        loop {
+            match self
+                .receive()
+                .expect("the agent lives until the stage has ended")
+            {
+                Report::Started => started = true,
+                Report::Output { stream, data } => match stream {
+                    Stream::Stdout => stdout.extend(data),
+                    Stream::Stderr => stderr.extend(data),
+                },
+                Report::StdinWanted => {
+                    let (part, left) = rest.split_at(rest.len().min(64 << 10));
+                    rest = left;
+                    self.send(&Command::Stdin(Stdin {
+                        data: part.into(),
+                        last: left.is_empty(),
+                    }));
+                }
+                Report::Ended(ended) => {
+                    return Outcome {
+                        started,
+                        stdout,
+                        stderr,
+                        ended: *ended,
+                    };
+                }
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    /// Waits for the agent's end, and says its exit code.
+    pub fn agent_exit(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.agent.try_wait().expect("waits") {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "the agent still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asserts that the next report is `Failed` and the agent exits; returns step and error.
+    pub fn expect_failure(&mut self) -> (String, String) {
+        match self.receive() {
+            Some(Report::Failed {
+                step,
+                object,
+                error,
+            }) => {
+                assert_eq!(self.agent_exit(), Some(1));
+                (step, format!("{object}: {error}"))
+            }
+            other => panic!("expected a failure, got {other:?}"),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The socket first: the agent then ends by itself. --kill-child is the second lock.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end && matches!(self.agent.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+        for directory in &self.cgroups {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Whether the tests run in containers.
+pub fn made_in_docker() -> bool {
+    std::env::var_os("AGENT_TEST_IMAGE").is_some()
+}
+
+/// The agent as PID 1 of new namespaces, and the cgroups made for it.
+fn in_namespaces(socket: &Path, work_dir: &Path, cgroups: Cgroups) -> (Process, Vec<PathBuf>) {
+    let (setup, made) = cgroup_setup(cgroups);
+    let script = format!("{setup} exec \"$@\"");
+    let mut unshare = Process::new("unshare");
+    unshare
+        .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"])
+        .args(["sh", "-ec", &script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_envicutor-agent"))
+        .args([socket, work_dir]);
+    (unshare, made)
+}
+
+/// The agent as PID 1 of a container, with the socket in `scratch`.
+fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (memory, processes) = match cgroups {
+        Cgroups::None => (256 << 20, 65),
+        Cgroups::Own { memory, processes } => (memory, processes),
+    };
+    let binary = std::env::var("AGENT_TEST_BINARY").expect("AGENT_TEST_BINARY names the agent");
+    let mut docker = Process::new("docker");
+    docker
+        .args(["run", "--rm", "--network", "none", "--read-only"])
+        .args([
+            "--name",
+            &format!("agenttest-{}-{number}", std::process::id()),
+        ])
+        .args(["--cap-drop", "ALL", "--cap-add", "SETUID"])
+        .args(["--cap-add", "SETGID", "--cap-add", "KILL"])
+        .args(["--security-opt", "no-new-privileges"])
+        .args([
+            format!("--memory={memory}"),
+            format!("--memory-swap={memory}"),
+        ])
+        .args([format!("--pids-limit={processes}")])
+        .args([
+            "--tmpfs",
+            &format!("/work:exec,mode=0700,uid={UID},gid={UID}"),
+        ])
+        .args(["--tmpfs", "/tmp:mode=1777"])
+        .args(["-v", &format!("{binary}:/envicutor/agent:ro")])
+        .args(["-v", &format!("{}:/envicutor/socket:ro", scratch.display())])
+        .args([image, "/envicutor/agent"]);
+    docker
+}
+
+/// The shell commands that give the agent its view of cgroups, and the cgroups made for it.
+fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let Cgroups::Own { memory, processes } = cgroups else {
+        return ("mount -t tmpfs none /sys/fs/cgroup;".into(), Vec::new());
+    };
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("envicutor-agent-test-{}-{number}", std::process::id());
+    let mut script = String::new();
+    let mut made = Vec::new();
+    for controller in ["memory", "cpuacct", "pids"] {
+        let directory = Path::new("/sys/fs/cgroup").join(controller).join(&name);
+        fs::create_dir(&directory).expect("makes a cgroup");
+        let path = directory.display();
+        write!(script, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
+        made.push(directory);
+    }
+    let write = |index: usize, file: &str, value: u64| {
+        fs::write(made[index].join(file), value.to_string()).expect("sets a limit");
+    };
+    write(0, "memory.limit_in_bytes", memory);
+    let _ = fs::write(
+        made[0].join("memory.memsw.limit_in_bytes"),
+        memory.to_string(),
+    );
+    write(2, "pids.max", processes);
+    for (controller, directory) in ["memory", "cpuacct", "pids"].iter().zip(&made) {
+        let path = directory.display();
+        write!(
+            script,
+            "mount --bind -o ro {path} /sys/fs/cgroup/{controller}; "
+        )
+        .expect("writes to a string");
+    }
+    (script, made)
+}
+
+/// A shell script as a stage, with generous limits and no input.
+pub fn shell(script: &str) -> Stage {
+    stage(&["sh", "-c", script])
+}
+
+/// A stage with generous limits and no input.
+pub fn stage(argv: &[&str]) -> Stage {
+    Stage {
+        argv: argv.iter().map(|&it| it.into()).collect(),
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        limits: Limits {
+            cpu_time_us: 10_000_000,
+            extra_time_us: 0,
+            wall_time_us: 15_000_000,
+            memory_bytes: 256 << 20,
+            stack_bytes: 8 << 20,
+            processes: 32,
+            open_files: 128,
+            file_size_bytes: 16 << 20,
+            output_bytes: 1 << 20,
+        },
+        stdin: Stdin {
+            data: Vec::new(),
+            last: true,
+        },
+    }
+}
+
+/// Asserts that the stage ended well by itself.
+#[track_caller]
+pub fn assert_ok(outcome: &Outcome) {
+    assert_eq!(outcome.ended.exit, Exit::Code(0), "{outcome:?}");
+    assert_eq!(outcome.ended.killed, None, "{outcome:?}");
+}
