@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
 /// The first use on a machine bootstraps the base image.
-const FIRST_USE: Duration = Duration::from_secs(1_500);
+const FIRST_USE: Duration = Duration::from_mins(25);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -150,8 +150,8 @@ async fn succeed(command: &mut Command) -> Output {
         .expect("it starts");
     assert!(
         done.status.success(),
-        "{:?}: {}\n{}\n{}",
-        command.as_std().get_program(),
+        "{}: {}\n{}\n{}",
+        command.as_std().get_program().display(),
         done.status,
         String::from_utf8_lossy(&done.stdout),
         String::from_utf8_lossy(&done.stderr)

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
+    sync::Mutex,
     time::timeout,
 };
 
@@ -22,8 +23,11 @@ const README: &str = include_str!("../README.md");
 /// The client library that the README names; kept from one run to the next.
 const NATS_PY: &str = "nats-py==2.16.0";
 
+/// One of them at a time: a fleet's numbers of users, and two processors, are not for two fleets.
+static ONE: Mutex<()> = Mutex::const_new(());
+
 /// How long a snippet may take when images are prepared first.
-const FIRST_USE: Duration = Duration::from_secs(1_500);
+const FIRST_USE: Duration = Duration::from_mins(25);
 
 /// The fenced blocks of a language, in order.
 fn blocks(language: &str) -> Vec<&'static str> {
@@ -143,6 +147,7 @@ fn the_snippets_are_the_examples() {
 
 #[tokio::test]
 async fn the_first_command_prints_a_verdict() {
+    let _one = ONE.lock().await;
     let data_dir = tempfile::tempdir().expect("a temporary directory");
     let arguments = blocks("sh")[0]
         .split_once(" -- ")
@@ -159,6 +164,7 @@ async fn the_first_command_prints_a_verdict() {
 
 #[tokio::test]
 async fn the_shell_snippets_publish_and_subscribe() {
+    let _one = ONE.lock().await;
     let fleet = Fleet::start().await;
     let mut subscriber = snippet(&fleet, "sh")
         .await
@@ -169,7 +175,7 @@ async fn the_shell_snippets_publish_and_subscribe() {
         .spawn()
         .expect("sh runs");
     let mut lines = BufReader::new(subscriber.stdout.take().expect("piped")).lines();
-    let subscribed = async {
+    let listening = async {
         while let Some(line) = lines.next_line().await.expect("its output can be read") {
             if line.contains("Subscribing on") {
                 return;
@@ -178,7 +184,7 @@ async fn the_shell_snippets_publish_and_subscribe() {
         panic!("nats sub ended");
     };
     // The real tool says so on its standard error: then the time has to do.
-    let _ = timeout(Duration::from_secs(5), subscribed).await;
+    let _ = timeout(Duration::from_secs(5), listening).await;
 
     let ack = output(snippet(&fleet, "sh").await.args(["-c", shell("nats req")])).await;
     assert!(ack.contains("SUBMISSIONS_default"), "no ack in {ack}");
@@ -203,6 +209,7 @@ async fn the_shell_snippets_publish_and_subscribe() {
 
 #[tokio::test]
 async fn the_python_and_rust_snippets_print_their_results() {
+    let _one = ONE.lock().await;
     let fleet = Fleet::start().await;
     let python = output(
         snippet(&fleet, "python3")
