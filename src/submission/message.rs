@@ -1,5 +1,16 @@
-//! The submission as a service publishes it. Reading one that anybody may have written is the work of [`super::check`];
-//! these types are what it makes of a good one, and what the client library writes.
+//! The submission as a service publishes it; `wire` has how it is written. Reading one that anybody may have written is the work of [`super::check`];
+//! these types are what it makes of a good one, and what the client library writes:
+//!
+//! ```
+//! use envicutor::submission::message::{Submission, Test};
+//!
+//! let submission = Submission::new("python@3.11".parse()?)
+//!     .file("main.py", "print(sum(map(int, input().split())))")
+//!     .test(Test::new("1 2\n").named("small").expecting("3\n"))
+//!     .label("course", "cs101");
+//! assert_eq!(submission.tests.len(), 1);
+//! # Ok::<(), envicutor::submission::names::NameError>(())
+//! ```
 
 use std::collections::BTreeMap;
 
@@ -91,4 +102,92 @@ pub enum EventsWanted {
     Stages,
     /// Also output while it appears.
     Output,
+}
+
+impl Submission {
+    /// A submission to `runtime`, without files yet; everything else is the runtime's and the fleet's default. The fields
+    /// are open: set what has no method here.
+    pub fn new(runtime: RuntimeRef) -> Self {
+        Self {
+            runtime,
+            files: Vec::new(),
+            entry: None,
+            compile: StageChanges::default(),
+            run: StageChanges::default(),
+            stdin: None,
+            tests: Vec::new(),
+            compare: Compare::default(),
+            stop_on_failure: false,
+            total_time_us: None,
+            events: EventsWanted::default(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// With a file that has the runtime's source file name. It must be the first file.
+    #[must_use]
+    pub fn source(mut self, content: impl Into<Content>) -> Self {
+        self.files.push(File {
+            path: None,
+            content: content.into(),
+            executable: false,
+        });
+        self
+    }
+
+    /// With a file at `path` in the work directory. The first file is what runs, unless `entry` names another.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<String>, content: impl Into<Content>) -> Self {
+        self.files.push(File {
+            path: Some(path.into()),
+            content: content.into(),
+            executable: false,
+        });
+        self
+    }
+
+    /// With `stdin` as the standard input of its one run.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Content>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// With one more run of the same build.
+    #[must_use]
+    pub fn test(mut self, test: Test) -> Self {
+        self.tests.push(test);
+        self
+    }
+
+    /// With a pair that every event, the result and a dead letter echo.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+}
+
+impl Test {
+    /// A run with `stdin` as its standard input.
+    pub fn new(stdin: impl Into<Content>) -> Self {
+        Self {
+            stdin: stdin.into(),
+            ..Self::default()
+        }
+    }
+
+    /// With the name that its run of the result has.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// With what it should write to its standard output.
+    #[must_use]
+    pub fn expecting(mut self, expected: impl Into<Content>) -> Self {
+        self.expected = Some(expected.into());
+        self
+    }
 }

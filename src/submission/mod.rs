@@ -14,9 +14,11 @@
 //! | [`compare`] | a run's output held against what was expected |
 //! | [`event`] | what happens on the way |
 //! | [`result`] | what came out |
+//! | [`verdict`] | what came of a stage, from what the agent reports |
 //! | [`budget`] | a result that fits a message |
 //! | [`dead_letter`] | what could not be run, and why |
 //! | [`catalogue`] | runtimes and ceilings, as asked for by request |
+//! | [`schema`] | the JSON Schema of every message |
 
 pub mod budget;
 pub mod catalogue;
@@ -31,4 +33,7 @@ pub mod message;
 pub mod names;
 pub mod plan;
 pub mod result;
+pub mod schema;
 pub mod units;
+pub mod verdict;
+mod wire;

@@ -1,9 +1,9 @@
 //! The names of the contract. Each is parsed at the edge by the rule of `docs/contract.md` and trusted inside: none holds
 //! a character that means something in a NATS subject, a KV key or a path.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -27,13 +27,27 @@ impl NameError {
     }
 }
 
-/// Declares a name: its rule as prose and as a predicate.
+/// Declares a name: its rule as prose, as a pattern for the schema, and as a predicate.
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $pattern:literal, $valid:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "pattern": $pattern})
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+        }
 
         impl $name {
             /// The name as it is written.
@@ -75,31 +89,31 @@ macro_rules! name {
 
 name!(
     /// The service that owns a submission: `[a-z0-9][a-z0-9_-]{0,31}`.
-    Tenant, "tenant", "[a-z0-9][a-z0-9_-]{0,31}",
+    Tenant, "tenant", "[a-z0-9][a-z0-9_-]{0,31}", "^[a-z0-9][a-z0-9_-]{0,31}$",
     |text| starts_alphanumeric_and(text, 32, |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
 );
 
 name!(
     /// A submission's idempotency key, chosen by the publisher: `[A-Za-z0-9_-]{1,64}`.
-    SubmissionId, "id", "[A-Za-z0-9_-]{1,64}",
+    SubmissionId, "id", "[A-Za-z0-9_-]{1,64}", "^[A-Za-z0-9_-]{1,64}$",
     |text| (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'))
 );
 
 name!(
     /// A runtime's name without a version: `[a-z0-9][a-z0-9+-]{0,31}`.
-    RuntimeName, "runtime", "[a-z0-9][a-z0-9+-]{0,31}",
+    RuntimeName, "runtime", "[a-z0-9][a-z0-9+-]{0,31}", "^[a-z0-9][a-z0-9+-]{0,31}$",
     |text| starts_alphanumeric_and(text, 32, |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'+' | b'-'))
 );
 
 name!(
     /// A runtime's version: `[a-z0-9][a-z0-9._+-]{0,31}`.
-    RuntimeVersion, "runtime version", "[a-z0-9][a-z0-9._+-]{0,31}",
+    RuntimeVersion, "runtime version", "[a-z0-9][a-z0-9._+-]{0,31}", "^[a-z0-9][a-z0-9._+-]{0,31}$",
     |text| starts_alphanumeric_and(text, 32, |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'+' | b'-'))
 );
 
 name!(
     /// What content is addressed by: `sha256:` and 64 lower-case hex digits.
-    Digest, "digest", "\"sha256:\" and 64 lower-case hex digits",
+    Digest, "digest", "\"sha256:\" and 64 lower-case hex digits", "^sha256:[0-9a-f]{64}$",
     |text| text.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
     })
@@ -189,16 +203,28 @@ impl FromStr for Lane {
 }
 
 /// A runtime as a submission names it: `python`, or with a version `python@3.11`.
-#[derive(
-    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
 pub struct RuntimeRef {
     /// The runtime.
     pub name: RuntimeName,
     /// One version of it; absent is the default version.
     pub version: Option<RuntimeVersion>,
+}
+
+impl JsonSchema for RuntimeRef {
+    fn schema_name() -> Cow<'static, str> {
+        "RuntimeRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let pattern = "^[a-z0-9][a-z0-9+-]{0,31}(@[a-z0-9][a-z0-9._+-]{0,31})?$";
+        json_schema!({"type": "string", "pattern": pattern})
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
 }
 
 impl FromStr for RuntimeRef {

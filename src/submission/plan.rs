@@ -1,6 +1,6 @@
 //! What a worker runs: a submission that was found valid, with the runtime's defaults filled in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compare::Compare,
@@ -49,8 +49,8 @@ pub struct PlannedFile {
 pub struct StagePlan {
     /// The argument vector, not empty.
     pub argv: Vec<String>,
-    /// The whole environment, `HOME` and `PATH` included.
-    pub env: BTreeMap<String, String>,
+    /// The whole environment, `HOME` and `PATH` included. Shared, since a thousand runs have the same one.
+    pub env: Arc<BTreeMap<String, String>>,
     /// Every limit.
     pub limits: Limits,
     /// Standard input.

@@ -50,15 +50,15 @@ pub struct SubmissionResult {
     pub failure: Option<Failure>,
     /// When JetStream stored it.
     #[serde(with = "time::serde::rfc3339")]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub published_at: OffsetDateTime,
     /// When this attempt started.
     #[serde(with = "time::serde::rfc3339")]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: OffsetDateTime,
     /// When it ended.
     #[serde(with = "time::serde::rfc3339")]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub finished_at: OffsetDateTime,
     /// From `published_at` to `started_at`.
     #[schemars(with = "u64")]

@@ -1,0 +1,391 @@
+//! A submission as it is written: the shape of `docs/schema/submission.json`, with only what is set.
+//!
+//! It is not how one is read (that is [`super::check`]); a test holds the two against each other.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Serialize, Serializer};
+use serde_bytes::Bytes;
+
+use super::{
+    compare::Compare,
+    content::{Blob, Content, Parts},
+    limits::LimitChanges,
+    message::{EventsWanted, File, StageChanges, Submission, Test},
+    names::RuntimeRef,
+    units::Micros,
+};
+
+/// Code to run, and how.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Submission", extend("additionalProperties" = false))]
+struct Written<'a> {
+    /// The runtime, with a version or without (the default version).
+    runtime: &'a RuntimeRef,
+    /// The files of the work directory.
+    #[schemars(length(min = 1))]
+    files: Vec<WrittenFile<'a>>,
+    /// The file that the runtime's commands name. Default: the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<&'a str>,
+    /// Changes to the runtime's compile stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compile: Option<WrittenStage<'a>>,
+    /// Changes to the runtime's run stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<WrittenRun<'a>>,
+    /// Each is one run of the same build, in order; then `run.stdin` must be absent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tests: Vec<WrittenTest<'a>>,
+    /// How standard output is held against `expected`. Default: `trimmed`.
+    #[serde(skip_serializing_if = "is_default")]
+    compare: Compare,
+    /// After the first run that is not `ok`, the rest are `skipped`. Default: false.
+    #[serde(skip_serializing_if = "is_default")]
+    stop_on_failure: bool,
+    /// Wall time of all stages together, in microseconds. Default: the fleet's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    total_time_us: Option<Micros>,
+    /// Which events are published. Default: `stages`.
+    #[serde(skip_serializing_if = "is_default")]
+    events: EventsWanted,
+    /// Up to 16 pairs, echoed in every event, result and dead letter: keys of 1 to 64 characters, values of up to 256,
+    /// no control characters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    labels: &'a BTreeMap<String, String>,
+}
+
+/// A file: its content is one of `text`, `base64`, `blob` (in MessagePack also `bytes`).
+#[derive(Serialize, JsonSchema)]
+#[schemars(
+    rename = "File",
+    extend("additionalProperties" = false),
+    extend("oneOf" = [{"required": ["text"]}, {"required": ["base64"]}, {"required": ["blob"]}])
+)]
+struct WrittenFile<'a> {
+    /// Where in the work directory, relative. The first file's may be absent: the runtime's source file name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    /// The content as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    text: Option<&'a str>,
+    /// The content in standard base64 with padding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    bytes: Option<&'a Bytes>,
+    /// The content in the object store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Blob")]
+    blob: Option<&'a Blob>,
+    /// Whether it may be executed. Default: false.
+    #[serde(skip_serializing_if = "is_default")]
+    executable: bool,
+}
+
+/// Changes to a stage.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Stage", extend("additionalProperties" = false))]
+struct WrittenStage<'a> {
+    /// Replaces the runtime's command: an argument vector, no shell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    command: Option<&'a [String]>,
+    /// Follow the command.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    args: &'a [String],
+    /// Added to the runtime's environment; `HOME` is always the work directory and cannot be named.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    env: &'a BTreeMap<String, String>,
+    /// Replace single defaults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LimitChanges")]
+    limits: Option<&'a LimitChanges>,
+}
+
+/// Changes to the run stage, and its standard input.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Run", extend("additionalProperties" = false))]
+struct WrittenRun<'a> {
+    /// Replaces the runtime's command: an argument vector, no shell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    command: Option<&'a [String]>,
+    /// Follow the command.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    args: &'a [String],
+    /// Added to the runtime's environment; `HOME` is always the work directory and cannot be named.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    env: &'a BTreeMap<String, String>,
+    /// Standard input. Default: empty. Nothing is added to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdin: Option<Stdin<'a>>,
+    /// Replace single defaults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LimitChanges")]
+    limits: Option<&'a LimitChanges>,
+}
+
+/// One run of the build.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Test", extend("additionalProperties" = false))]
+struct WrittenTest<'a> {
+    /// Echoed in its run of the result: up to 256 characters, no control characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    name: Option<&'a str>,
+    /// Standard input. Default: empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdin: Option<Stdin<'a>>,
+    /// Follow the command and `run.args`.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    args: &'a [String],
+    /// What it should write to its standard output. Default: nothing is compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<Stdin<'a>>,
+    /// Replace single limits of `run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LimitChanges")]
+    limits: Option<&'a LimitChanges>,
+}
+
+/// A standard input or an expected output: a string where it is text, else an object.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Stdin<'a> {
+    Text(&'a str),
+    Object(Parts<'a>),
+}
+
+/// [`Content`] standing alone, for the schema.
+#[derive(JsonSchema)]
+#[schemars(
+    rename = "Content",
+    description = "A string, or an object with one of `text`, `base64`, `blob` (in MessagePack also `bytes`).",
+    extend("type" = ["string", "object"]),
+    extend("additionalProperties" = false),
+    extend("if" = {"type": "object"}),
+    extend("then" = {"oneOf": [{"required": ["text"]}, {"required": ["base64"]}, {"required": ["blob"]}]})
+)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct ContentShape {
+    /// The content as it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    text: String,
+    /// The content in standard base64 with padding.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    base64: String,
+    /// The content in the object store.
+    #[serde(skip_serializing_if = "never")]
+    blob: Blob,
+}
+
+impl JsonSchema for Stdin<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        ContentShape::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        ContentShape::json_schema(generator)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The limits, where any is set.
+fn changed(limits: &LimitChanges) -> Option<&LimitChanges> {
+    (!is_default(limits)).then_some(limits)
+}
+
+impl<'a> Written<'a> {
+    fn of(submission: &'a Submission, readable: bool) -> Self {
+        let Submission {
+            runtime,
+            files,
+            entry,
+            compile,
+            run,
+            stdin,
+            tests,
+            compare,
+            stop_on_failure,
+            total_time_us,
+            events,
+            labels,
+        } = submission;
+        Self {
+            runtime,
+            files: files
+                .iter()
+                .map(|file| WrittenFile::of(file, readable))
+                .collect(),
+            entry: entry.as_deref(),
+            compile: (!is_default(compile)).then(|| WrittenStage::of(compile)),
+            run: (!is_default(run) || stdin.is_some())
+                .then(|| WrittenRun::of(run, stdin.as_ref(), readable)),
+            tests: tests
+                .iter()
+                .map(|test| WrittenTest::of(test, readable))
+                .collect(),
+            compare: *compare,
+            stop_on_failure: *stop_on_failure,
+            total_time_us: *total_time_us,
+            events: *events,
+            labels,
+        }
+    }
+}
+
+impl<'a> WrittenFile<'a> {
+    fn of(file: &'a File, readable: bool) -> Self {
+        let parts = Parts::of(&file.content, readable);
+        Self {
+            path: file.path.as_deref(),
+            text: parts.text,
+            base64: parts.base64,
+            bytes: parts.bytes,
+            blob: parts.blob,
+            executable: file.executable,
+        }
+    }
+}
+
+impl<'a> WrittenStage<'a> {
+    fn of(stage: &'a StageChanges) -> Self {
+        Self {
+            command: stage.command.as_deref(),
+            args: &stage.args,
+            env: &stage.env,
+            limits: changed(&stage.limits),
+        }
+    }
+}
+
+impl<'a> WrittenRun<'a> {
+    fn of(stage: &'a StageChanges, stdin: Option<&'a Content>, readable: bool) -> Self {
+        let WrittenStage {
+            command,
+            args,
+            env,
+            limits,
+        } = WrittenStage::of(stage);
+        Self {
+            command,
+            args,
+            env,
+            stdin: stdin.map(|stdin| Stdin::of(stdin, readable)),
+            limits,
+        }
+    }
+}
+
+impl<'a> WrittenTest<'a> {
+    fn of(test: &'a Test, readable: bool) -> Self {
+        Self {
+            name: test.name.as_deref(),
+            stdin: (!is_default(&test.stdin)).then(|| Stdin::of(&test.stdin, readable)),
+            args: &test.args,
+            expected: test
+                .expected
+                .as_ref()
+                .map(|expected| Stdin::of(expected, readable)),
+            limits: changed(&test.limits),
+        }
+    }
+}
+
+impl<'a> Stdin<'a> {
+    fn of(content: &'a Content, readable: bool) -> Self {
+        let parts = Parts::of(content, readable);
+        match parts.text {
+            Some(text) => Self::Text(text),
+            None => Self::Object(parts),
+        }
+    }
+}
+
+impl Serialize for Submission {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Written::of(self, serializer.is_human_readable()).serialize(serializer)
+    }
+}
+
+impl JsonSchema for Submission {
+    fn schema_name() -> Cow<'static, str> {
+        Written::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Written::json_schema(generator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submission::{check::check_shape, encoding::Encoding, limits::LimitChanges};
+
+    fn full() -> Submission {
+        let mut submission = Submission::new("c++@12".parse().expect("valid"))
+            .file("main.cpp", "int main() {}")
+            .file("data/logo.png", b"\xff\xd8")
+            .test(Test::new("1 2\n").named("small").expecting("3\n"))
+            .test(Test::new(b"\xff"))
+            .label("course", "cs101");
+        submission.entry = Some("main.cpp".into());
+        submission.files[1].executable = true;
+        submission.compile.command = Some(vec!["make".into()]);
+        submission.run.args = vec!["-v".into()];
+        submission.run.env.insert("LANG".into(), "C.UTF-8".into());
+        submission.run.limits = LimitChanges {
+            wall_time_us: Some(Micros(3_000_000)),
+            ..LimitChanges::default()
+        };
+        submission.compare = Compare::Tokens;
+        submission.stop_on_failure = true;
+        submission.total_time_us = Some(Micros(1));
+        submission.events = EventsWanted::Output;
+        submission
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_both_encodings() {
+        let small = Submission::new("python".parse().expect("valid"))
+            .source("print(1)")
+            .stdin("hello\n");
+        for submission in [full(), small] {
+            for encoding in [Encoding::Json, Encoding::MessagePack] {
+                let body = encoding.encode(&submission).expect("encodes");
+                assert_eq!(check_shape(&body, encoding).expect("valid"), submission);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_set_is_written() {
+        let submission = Submission::new("python".parse().expect("valid"))
+            .source("print(1)")
+            .stdin("hello\n");
+        assert_eq!(
+            serde_json::to_value(submission).expect("encodes"),
+            serde_json::json!({"runtime": "python", "files": [{"text": "print(1)"}], "run": {"stdin": "hello\n"}})
+        );
+    }
+
+    #[test]
+    fn message_pack_carries_contents_as_bytes() {
+        let body = Encoding::MessagePack.encode(&full()).expect("encodes");
+        let holds = |part: &[u8]| body.windows(part.len()).any(|window| window == part);
+        assert!(holds(b"\xa5bytes\xc4\x0dint main() {}"));
+        assert!(holds(b"\xa5stdin\x81\xa5bytes\xc4\x041 2\n"));
+        assert!(!holds(b"base64"));
+    }
+}
