@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
-    limits::Limits,
+    limits::{LimitChanges, Limits},
     names::{RuntimeName, RuntimeRef, RuntimeVersion},
     units::{ByteSize, Micros},
 };
@@ -45,7 +45,15 @@ pub struct StageDefaults {
     /// The argument vector; `{entry}` in an argument stands for the entry file's path.
     pub command: Vec<String>,
     /// What it may use.
+    #[serde(deserialize_with = "known_limits")]
     pub limits: Limits,
+}
+
+/// Limits in a message. Those of a configuration refuse a field that they do not know; readers of messages ignore it.
+fn known_limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+    let mut fields = serde_json::Map::deserialize(deserializer)?;
+    fields.retain(|name, _| LimitChanges::FIELDS.contains(&name.as_str()));
+    Limits::deserialize(serde_json::Value::Object(fields)).map_err(de::Error::custom)
 }
 
 /// The ceilings of a fleet: nothing over them is accepted.
@@ -91,5 +99,66 @@ impl Runtime {
             name: self.name.clone(),
             version: Some(self.version.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::submission::encoding::Encoding;
+
+    fn limits() -> serde_json::Value {
+        LimitChanges::FIELDS
+            .iter()
+            .map(|name| (*name, json!(7)))
+            .collect()
+    }
+
+    fn catalogue() -> serde_json::Value {
+        json!({"runtimes": [{
+            "name": "c++", "version": "12", "default": true, "description": "GCC", "source_file": "main.cpp",
+            "env": {"PATH": "/usr/bin"},
+            "compile": {"command": ["g++", "{entry}"], "limits": limits()},
+            "run": {"command": ["./a.out"], "limits": limits()},
+        }]})
+    }
+
+    #[test]
+    fn runtimes_and_ceilings_survive_both_encodings() {
+        let catalogue: Catalogue = serde_json::from_value(catalogue()).expect("decodes");
+        let ceilings: Ceilings = serde_json::from_value(json!({
+            "limits": limits(), "default_total_time_us": 1, "total_time_us": 2, "tests": 3, "files": 4,
+            "arguments": 5, "argument_bytes": 6,
+        }))
+        .expect("decodes");
+        for encoding in [Encoding::Json, Encoding::MessagePack] {
+            let body = encoding.encode(&catalogue).expect("encodes");
+            assert_eq!(
+                encoding.decode::<Catalogue>(&body).expect("decodes"),
+                catalogue
+            );
+            let body = encoding.encode(&ceilings).expect("encodes");
+            assert_eq!(
+                encoding.decode::<Ceilings>(&body).expect("decodes"),
+                ceilings
+            );
+        }
+    }
+
+    #[test]
+    fn a_reader_of_the_catalogue_ignores_what_it_does_not_know() {
+        let mut later = catalogue();
+        later["runtimes"][0]["run"]["limits"]["gpus"] = json!({"count": 1});
+        assert!(serde_json::from_value::<Catalogue>(later).is_ok());
+    }
+
+    #[test]
+    fn a_name_without_a_version_means_the_default_one() {
+        let catalogue: Catalogue = serde_json::from_value(catalogue()).expect("decodes");
+        let find = |name: &str| catalogue.find(&name.parse().expect("valid")).is_some();
+        assert!(find("c++") && find("c++@12"));
+        assert!(!find("c++@13") && !find("c"));
     }
 }

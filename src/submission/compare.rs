@@ -29,12 +29,12 @@ impl Compare {
     }
 }
 
-const fn is_white(byte: &u8) -> bool {
-    matches!(*byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+const fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
 fn trimmed_end(data: &[u8]) -> &[u8] {
-    let kept = data.iter().rposition(|byte| !is_white(byte));
+    let kept = data.iter().rposition(|byte| !is_white(*byte));
     &data[..kept.map_or(0, |last| last + 1)]
 }
 
@@ -46,7 +46,8 @@ fn trimmed_lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn tokens(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    data.split(is_white).filter(|word| !word.is_empty())
+    data.split(|byte| is_white(*byte))
+        .filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]

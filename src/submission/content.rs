@@ -1,7 +1,7 @@
 //! Bytes as the contract shows them. JSON: `text` where they are UTF-8, else `base64`; MessagePack: `bytes`; or a blob.
 //!
 //! What is read may come in any of these forms. Which one is written is decided once, at the top of a message, by
-//! [`Parts`]: serde's `flatten` and tagged enums buffer their fields and would take MessagePack for a readable format.
+//! `Parts`: serde's `flatten` and tagged enums buffer their fields and would take MessagePack for a readable format.
 
 use std::str;
 

@@ -49,7 +49,7 @@ pub struct Limits {
 pub struct LimitChanges {
     /// CPU time of all processes together, user and system, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub cpu_time_us: Option<Micros>,
     /// How long past the CPU limit before the kill, so that the overshoot is known, in microseconds. May be zero.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,37 +57,57 @@ pub struct LimitChanges {
     pub extra_time_us: Option<Micros>,
     /// Time on the wall, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub wall_time_us: Option<Micros>,
     /// Memory of the process tree, with what it writes to in-memory directories, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub memory_bytes: Option<ByteSize>,
     /// Stack of the main thread, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub stack_bytes: Option<ByteSize>,
     /// Processes and threads at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub processes: Option<u64>,
     /// Open file descriptors of each process.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub open_files: Option<u64>,
     /// The largest file that it may write, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub file_size_bytes: Option<ByteSize>,
     /// All files in the work directory together, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub disk_bytes: Option<ByteSize>,
     /// Files and directories in the work directory.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub inodes: Option<u64>,
     /// Standard output and standard error, each, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     pub output_bytes: Option<ByteSize>,
+}
+
+impl LimitChanges {
+    /// The names of the fields.
+    pub(super) const FIELDS: [&str; 11] = [
+        "cpu_time_us",
+        "extra_time_us",
+        "wall_time_us",
+        "memory_bytes",
+        "stack_bytes",
+        "processes",
+        "open_files",
+        "file_size_bytes",
+        "disk_bytes",
+        "inodes",
+        "output_bytes",
+    ];
 }
 
 impl Limits {

@@ -51,7 +51,7 @@ pub struct Submission {
 }
 
 /// A file of a submission.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct File {
     /// Where in the work directory; the first file's may be absent: the runtime's source file name.
     pub path: Option<String>,

@@ -214,3 +214,62 @@ pub enum Start {
     /// It waited in the pool.
     Pooled,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::submission::encoding::Encoding;
+
+    /// The contract's example.
+    fn example() -> serde_json::Value {
+        let digest = Digest::of(b"");
+        json!({
+            "tenant": "default", "id": "a1", "generation": 0, "attempt": 1,
+            "outcome": "finished", "verdict": "ok",
+            "runtime": "python@3.11", "image": digest, "submission_digest": digest,
+            "isolation": "container", "start": "cold", "worker": "host-1",
+            "compile": null,
+            "runs": [{"name": null, "verdict": "ok", "exit_code": 0, "signal": null, "limits_hit": [],
+                      "cpu_user_us": 8000, "cpu_system_us": 2000, "wall_us": 11000, "memory_peak_bytes": 9_400_320,
+                      "memory_from": "cgroup", "processes_peak": 1,
+                      "stdout": {"text": "hello\n", "size_bytes": 6, "truncated": false, "blob": null},
+                      "stderr": {"text": "", "size_bytes": 0, "truncated": false, "blob": null}}],
+            "errors": [{"path": "run.limits.wall_time_us", "message": "90 s is over this fleet's ceiling of 60 s"}],
+            "failure": {"code": "worker_lost", "message": "gone", "stage": "run", "attempts": 3},
+            "published_at": "2026-01-02T03:04:05Z", "started_at": "2026-01-02T03:04:05.0009Z",
+            "finished_at": "2026-01-02T03:04:06Z", "queued_us": 900, "labels": {"course": "cs101"}
+        })
+    }
+
+    #[test]
+    fn a_result_is_written_as_the_contract_shows_it() {
+        let result: SubmissionResult = serde_json::from_value(example()).expect("decodes");
+        assert_eq!(serde_json::to_value(result).expect("encodes"), example());
+    }
+
+    #[test]
+    fn a_result_survives_both_encodings() {
+        let result: SubmissionResult = serde_json::from_value(example()).expect("decodes");
+        for encoding in [Encoding::Json, Encoding::MessagePack] {
+            let body = encoding.encode(&result).expect("encodes");
+            assert_eq!(
+                encoding.decode::<SubmissionResult>(&body).expect("decodes"),
+                result
+            );
+        }
+        let packed = Encoding::MessagePack.encode(&result).expect("encodes");
+        let holds = |part: &[u8]| packed.windows(part.len()).any(|window| window == part);
+        assert!(holds(b"2026-01-02T03:04:05.0009Z"));
+        assert!(holds(b"\xa5bytes\xc4\x06hello\n"));
+    }
+
+    #[test]
+    fn a_reader_ignores_what_it_does_not_know() {
+        let mut example = example();
+        example["later"] = json!({"x": 1});
+        example["runs"][0]["stdout"]["tail"] = json!("x");
+        assert!(serde_json::from_value::<SubmissionResult>(example).is_ok());
+    }
+}

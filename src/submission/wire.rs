@@ -7,6 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 use serde_bytes::Bytes;
+use serde_json::json;
 
 use super::{
     compare::Compare,
@@ -37,24 +38,25 @@ struct Written<'a> {
     run: Option<WrittenRun<'a>>,
     /// Each is one run of the same build, in order; then `run.stdin` must be absent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Option<Vec<WrittenTest>>")]
     tests: Vec<WrittenTest<'a>>,
     /// How standard output is held against `expected`. Default: `trimmed`.
-    #[serde(skip_serializing_if = "is_default")]
-    compare: Compare,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compare: Option<Compare>,
     /// After the first run that is not `ok`, the rest are `skipped`. Default: false.
-    #[serde(skip_serializing_if = "is_default")]
-    stop_on_failure: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_on_failure: Option<bool>,
     /// Wall time of all stages together, in microseconds. Default: the fleet's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<u64>")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
     total_time_us: Option<Micros>,
     /// Which events are published. Default: `stages`.
-    #[serde(skip_serializing_if = "is_default")]
-    events: EventsWanted,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<EventsWanted>,
     /// Up to 16 pairs, echoed in every event, result and dead letter: keys of 1 to 64 characters, values of up to 256,
     /// no control characters.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = 16))]
     labels: &'a BTreeMap<String, String>,
 }
 
@@ -63,7 +65,7 @@ struct Written<'a> {
 #[schemars(
     rename = "File",
     extend("additionalProperties" = false),
-    extend("oneOf" = [{"required": ["text"]}, {"required": ["base64"]}, {"required": ["blob"]}])
+    extend("oneOf" = one_content())
 )]
 struct WrittenFile<'a> {
     /// Where in the work directory, relative. The first file's may be absent: the runtime's source file name.
@@ -71,22 +73,19 @@ struct WrittenFile<'a> {
     path: Option<&'a str>,
     /// The content as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     text: Option<&'a str>,
     /// The content in standard base64 with padding.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     bytes: Option<&'a Bytes>,
     /// The content in the object store.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Blob")]
     blob: Option<&'a Blob>,
     /// Whether it may be executed. Default: false.
-    #[serde(skip_serializing_if = "is_default")]
-    executable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executable: Option<bool>,
 }
 
 /// Changes to a stage.
@@ -99,13 +98,14 @@ struct WrittenStage<'a> {
     command: Option<&'a [String]>,
     /// Follow the command.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    #[schemars(with = "Option<Vec<String>>")]
     args: &'a [String],
     /// Added to the runtime's environment; `HOME` is always the work directory and cannot be named.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     env: &'a BTreeMap<String, String>,
     /// Replace single defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "LimitChanges")]
     limits: Option<&'a LimitChanges>,
 }
 
@@ -119,16 +119,17 @@ struct WrittenRun<'a> {
     command: Option<&'a [String]>,
     /// Follow the command.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    #[schemars(with = "Option<Vec<String>>")]
     args: &'a [String],
     /// Added to the runtime's environment; `HOME` is always the work directory and cannot be named.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     env: &'a BTreeMap<String, String>,
     /// Standard input. Default: empty. Nothing is added to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<Stdin<'a>>,
     /// Replace single defaults.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "LimitChanges")]
     limits: Option<&'a LimitChanges>,
 }
 
@@ -145,13 +146,13 @@ struct WrittenTest<'a> {
     stdin: Option<Stdin<'a>>,
     /// Follow the command and `run.args`.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    #[schemars(with = "Option<Vec<String>>")]
     args: &'a [String],
     /// What it should write to its standard output. Default: nothing is compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<Stdin<'a>>,
     /// Replace single limits of `run`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "LimitChanges")]
     limits: Option<&'a LimitChanges>,
 }
 
@@ -171,19 +172,27 @@ enum Stdin<'a> {
     extend("type" = ["string", "object"]),
     extend("additionalProperties" = false),
     extend("if" = {"type": "object"}),
-    extend("then" = {"oneOf": [{"required": ["text"]}, {"required": ["base64"]}, {"required": ["blob"]}]})
+    extend("then" = {"oneOf": one_content()})
 )]
 #[expect(dead_code, reason = "only its schema is used")]
 struct ContentShape {
     /// The content as it is.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
     /// The content in standard base64 with padding.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    base64: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
     /// The content in the object store.
-    #[serde(skip_serializing_if = "never")]
-    blob: Blob,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blob: Option<Blob>,
+}
+
+/// Exactly one of the fields that hold a content, null being as if it were absent.
+fn one_content() -> serde_json::Value {
+    ["text", "base64", "blob"]
+        .map(|name| json!({"required": [name], "properties": {name: {"not": {"type": "null"}}}}))
+        .as_slice()
+        .into()
 }
 
 impl JsonSchema for Stdin<'_> {
@@ -198,6 +207,11 @@ impl JsonSchema for Stdin<'_> {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// The value, where it is not the default.
+fn set<T: Default + PartialEq>(value: T) -> Option<T> {
+    (!is_default(&value)).then_some(value)
 }
 
 /// The limits, where any is set.
@@ -235,10 +249,10 @@ impl<'a> Written<'a> {
                 .iter()
                 .map(|test| WrittenTest::of(test, readable))
                 .collect(),
-            compare: *compare,
-            stop_on_failure: *stop_on_failure,
+            compare: set(*compare),
+            stop_on_failure: set(*stop_on_failure),
             total_time_us: *total_time_us,
-            events: *events,
+            events: set(*events),
             labels,
         }
     }
@@ -253,7 +267,7 @@ impl<'a> WrittenFile<'a> {
             base64: parts.base64,
             bytes: parts.bytes,
             blob: parts.blob,
-            executable: file.executable,
+            executable: set(file.executable),
         }
     }
 }

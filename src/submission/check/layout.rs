@@ -38,12 +38,10 @@ pub(super) fn path_problem(path: &str) -> Option<String> {
     Some(format!("{shown:?} {problem}"))
 }
 
-/// Gives the first file the runtime's source file name, where it has none. Without a runtime it stays as it is.
-pub(super) fn name_first(draft: &mut Draft, source_file: Option<&str>, errors: &Errors) {
-    // Where there are errors, its path may be gone because it is wrong; nothing will run then anyway.
-    if let Some(first) = draft.files.first_mut()
-        && first.path.is_none()
-        && errors.count() == 0
+/// Gives the first file the runtime's source file name, where its path was left out.
+pub(super) fn name_first(draft: &mut Draft, source_file: Option<&str>) {
+    if draft.first_unnamed
+        && let Some(first) = draft.files.first_mut()
     {
         first.path = source_file.map(str::to_owned);
     }

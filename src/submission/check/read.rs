@@ -15,7 +15,7 @@ use crate::submission::{
     encoding::Encoding,
     limits::{LimitChanges, Limits},
     message::{EventsWanted, File, StageChanges, Submission, Test},
-    names::RuntimeRef,
+    names::{NameError, RuntimeRef},
     units::{ByteSize, Micros},
 };
 
@@ -32,7 +32,10 @@ const MOST_TEST_NAME: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) runtime: Option<RuntimeRef>,
+    /// One whose path is wrong has none.
     pub(super) files: Vec<File>,
+    /// The first file's path was left out.
+    pub(super) first_unnamed: bool,
     pub(super) entry: Option<String>,
     pub(super) compile: StageChanges,
     pub(super) run: StageChanges,
@@ -92,7 +95,7 @@ impl Walk<'_> {
         let entry = self.text(field("entry"), &root.field("entry"));
         let labels = self.labels(field("labels"), &root.field("labels"));
         let runtime = self.runtime(field("runtime"), &root.field("runtime"));
-        let files = self.files(field("files"), &root.field("files"));
+        let (files, first_unnamed) = self.files(field("files"), &root.field("files"));
         let (compile, _) = self.stage(field("compile"), &root.field("compile"), false);
         let (run, stdin) = self.stage(field("run"), &root.field("run"), true);
         let tests = self.tests(field("tests"), &root.field("tests"));
@@ -105,6 +108,7 @@ impl Walk<'_> {
         Draft {
             runtime,
             files,
+            first_unnamed,
             entry,
             compile,
             run,
@@ -123,38 +127,46 @@ impl Walk<'_> {
             let message = "it is missing: expected a runtime such as \"python\" or \"python@3.11\"";
             self.errors.add(path, message);
         }
-        match self.text(value, path)?.parse() {
-            Ok(runtime) => Some(runtime),
-            Err(error) => {
-                self.errors.add(path, error.to_string());
-                None
-            }
-        }
+        let text = self.text(value, path)?;
+        self.named(text.parse(), path)
     }
 
-    fn files(&mut self, value: Option<Value>, path: &Path<'_>) -> Vec<File> {
+    /// A name that was parsed, or its error noted.
+    fn named<T>(&mut self, parsed: Result<T, NameError>, path: &Path<'_>) -> Option<T> {
+        parsed
+            .map_err(|error| self.errors.add(path, error.to_string()))
+            .ok()
+    }
+
+    /// The files, and whether the first one's path was left out.
+    fn files(&mut self, value: Option<Value>, path: &Path<'_>) -> (Vec<File>, bool) {
         let missing = value.is_none();
         let Some(items) = self.list(value, path) else {
             if missing {
                 self.errors
                     .add(path, "it is missing: expected one file or more");
             }
-            return Vec::new();
+            return (Vec::new(), false);
         };
         if items.is_empty() {
             self.errors.add(path, "expected one file or more, got none");
         }
         self.count(items.len(), self.ceilings.map(|c| c.files), "files", path);
+        let first_unnamed = match items.first() {
+            Some(Value::Map(fields)) => matches!(fields.get("path"), None | Some(Value::Null)),
+            _ => false,
+        };
         let items = items.into_iter().enumerate();
-        items
-            .map(|(index, item)| self.file(item, index, &path.item(index)))
-            .collect()
+        let files = items.map(|(index, item)| self.file(item, index, &path.item(index)));
+        (files.collect(), first_unnamed)
     }
 
     /// A file; one that is wrong leaves its place, without a path.
     fn file(&mut self, value: Value, index: usize, path: &Path<'_>) -> File {
         const FIELDS: [&str; 6] = ["path", "text", "base64", "bytes", "blob", "executable"];
-        let mut fields = self.object(value, path, &FIELDS).unwrap_or_default();
+        let Some(mut fields) = self.object(value, path, &FIELDS) else {
+            return File::default();
+        };
         let at = path.field("path");
         let given = take(&mut fields, "path");
         if given.is_none() && index > 0 {
@@ -246,20 +258,21 @@ impl Walk<'_> {
             return None;
         }
         let mut fields = self.object(value, path, &["digest", "size_bytes"])?;
-        let at = path.field("digest");
-        let digest = self.text(take(&mut fields, "digest"), &at);
-        let size = self.integer(take(&mut fields, "size_bytes"), &path.field("size_bytes"));
-        let digest = match digest?.parse() {
-            Ok(digest) => digest,
-            Err(error) => {
-                let error: crate::submission::names::NameError = error;
-                self.errors.add(&at, error.to_string());
-                return None;
+        for name in ["digest", "size_bytes"] {
+            if matches!(fields.get(name), None | Some(Value::Null)) {
+                self.errors.add(&path.field(name), "it is missing");
             }
-        };
+        }
+        let at = path.field("size_bytes");
+        let size_bytes = self
+            .integer(take(&mut fields, "size_bytes"), &at)
+            .map(ByteSize);
+        let at = path.field("digest");
+        let text = self.text(take(&mut fields, "digest"), &at)?;
+        let digest = self.named(text.parse(), &at)?;
         Some(Content::Blob(Blob {
             digest,
-            size_bytes: ByteSize(size?),
+            size_bytes: size_bytes?,
         }))
     }
 
@@ -366,20 +379,8 @@ impl Walk<'_> {
     }
 
     fn limits(&mut self, value: Option<Value>, path: &Path<'_>) -> LimitChanges {
-        const FIELDS: [&str; 11] = [
-            "cpu_time_us",
-            "extra_time_us",
-            "wall_time_us",
-            "memory_bytes",
-            "stack_bytes",
-            "processes",
-            "open_files",
-            "file_size_bytes",
-            "disk_bytes",
-            "inodes",
-            "output_bytes",
-        ];
-        let Some(mut fields) = value.and_then(|value| self.object(value, path, &FIELDS)) else {
+        let known = &LimitChanges::FIELDS;
+        let Some(mut fields) = value.and_then(|value| self.object(value, path, known)) else {
             return LimitChanges::default();
         };
         let most: Option<&Limits> = self.ceilings.map(|ceilings| &ceilings.limits);

@@ -33,7 +33,6 @@ pub(super) fn resolve(
     layout::name_first(
         &mut draft,
         runtime.map(|runtime| runtime.source_file.as_str()),
-        errors,
     );
     let directories = layout::check(&draft, errors);
     check_arguments(&draft, runtime, ceilings, errors);
