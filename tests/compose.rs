@@ -98,7 +98,7 @@ impl Composed {
     async fn down(self) {
         self.compose(&["down", "--timeout", "60"]).await;
         let mut names: Vec<_> = self.images.iter().map(|(_, name)| name.clone()).collect();
-        for made in ["envicutor-base", "envicutor-build"] {
+        for made in ["envicutor-libraries", "envicutor-build"] {
             names.push(format!("{made}:{}", self.project));
         }
         succeed(Command::new("docker").arg("rmi").args(names)).await;
