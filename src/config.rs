@@ -119,7 +119,7 @@ pub struct Worker {
     /// Starts of a generation before it is dead-lettered.
     pub max_attempts: u64,
     /// Deliveries of a message before it is dead-lettered, whatever came of them: a backstop.
-    pub max_deliveries: i64,
+    pub max_deliveries: u64,
     /// The longest wait before a failed attempt is tried again.
     pub retry_max_us: Micros,
     /// How often the queues are looked at while no wake comes: what finds redeliveries.

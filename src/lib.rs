@@ -1,6 +1,11 @@
 //! Envicutor runs untrusted code for backend services: submissions over NATS JetStream, results as events.
 
+pub mod bench;
+pub mod bus;
 pub mod config;
 pub mod container;
 pub mod docker;
+pub mod nats_server;
+pub mod runtimes;
 pub mod submission;
+pub mod worker;

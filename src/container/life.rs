@@ -181,6 +181,11 @@ impl Container {
         Ok(finished)
     }
 
+    /// What the work directory holds now is what every later stage finds, whatever the stages between did to it.
+    pub async fn keep(&mut self) -> Result<(), ContainerError> {
+        self.tell(&Command::Keep).await
+    }
+
     /// Destroys it, in the background: `Containers::close` waits for that.
     pub async fn destroy(self) {
         let Self {

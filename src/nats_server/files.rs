@@ -1,0 +1,220 @@
+//! The files of a server: its configuration and passwords, and what tells other programs of the same data directory where it
+//! is. Whatever holds a password is for the owner alone.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::ServerError;
+use crate::bus::{Role, credentials::Credentials};
+
+/// The server's configuration, as it came with the program.
+pub const SERVER_CONF: &str = include_str!("../../nats/server.conf");
+
+/// What [`init`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Initialized {
+    /// What was written.
+    pub written: Vec<PathBuf>,
+    /// What was there already, and was left as it is.
+    pub kept: Vec<PathBuf>,
+}
+
+/// Makes `dir` ready for a server (`nats-server -c server.conf`) and for the programs (`nats.credentials_file`): `server.conf`,
+/// `credentials.conf`, `credentials.toml`. Nothing that is there is overwritten.
+pub fn init(dir: &Path) -> Result<Initialized, ServerError> {
+    create_private_dir(dir)?;
+    let mut done = Initialized {
+        written: Vec::new(),
+        kept: Vec::new(),
+    };
+    let path = dir.join("server.conf");
+    if path.exists() {
+        done.kept.push(path);
+    } else {
+        write(&path, SERVER_CONF)?;
+        done.written.push(path);
+    }
+    let is_new = !credentials_file(dir).exists();
+    let paths = [credentials_file(dir), dir.join("credentials.conf")];
+    write_credentials(dir)?;
+    if is_new {
+        &mut done.written
+    } else {
+        &mut done.kept
+    }
+    .extend(paths);
+    Ok(done)
+}
+
+/// The same for the server of a data directory, whose `server.conf` is the program's own and follows it.
+pub(super) fn write_for_own_server(dir: &Path) -> Result<Credentials, ServerError> {
+    write(&dir.join("server.conf"), SERVER_CONF)?;
+    write_credentials(dir)
+}
+
+/// The credentials of `dir`, generated where there are none. The server's copy is always derived from the programs'.
+fn write_credentials(dir: &Path) -> Result<Credentials, ServerError> {
+    let path = credentials_file(dir);
+    let credentials = if path.exists() {
+        Credentials::load(&path)?
+    } else {
+        let credentials = Credentials::generate();
+        write(&path, &credentials.to_toml())?;
+        credentials
+    };
+    write(&dir.join("credentials.conf"), &credentials.to_server_conf())?;
+    Ok(credentials)
+}
+
+/// What `nats.credentials_file` names.
+pub fn credentials_file(dir: &Path) -> PathBuf {
+    dir.join("credentials.toml")
+}
+
+pub(super) fn lock(dir: &Path) -> PathBuf {
+    dir.join("lock")
+}
+
+pub(super) fn log(dir: &Path) -> PathBuf {
+    dir.join("nats-server.log")
+}
+
+pub(super) fn pid(dir: &Path) -> PathBuf {
+    dir.join("nats-server.pid")
+}
+
+fn ports(dir: &Path, pid: u32) -> PathBuf {
+    dir.join(format!("nats-server_{pid}.ports"))
+}
+
+fn url(dir: &Path, role: Role) -> PathBuf {
+    dir.join(format!("{role}.url"))
+}
+
+/// Creates a directory that only we can enter, where it is missing.
+pub(super) fn create_private_dir(dir: &Path) -> Result<(), ServerError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| failed(dir, source))
+}
+
+/// Writes a file that only we can read, whole or not at all.
+fn write(path: &Path, content: &str) -> Result<(), ServerError> {
+    let staged = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        // A file that was left half written may have any mode.
+        if let Err(error) = fs::remove_file(&staged)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&staged)?;
+        file.write_all(content.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&staged, path)
+    };
+    write().map_err(|source| failed(path, source))
+}
+
+fn failed(path: &Path, source: io::Error) -> ServerError {
+    ServerError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Tells the other programs of this data directory where the server is.
+pub(super) fn write_urls(dir: &Path, url_of: impl Fn(Role) -> String) -> Result<(), ServerError> {
+    for role in Role::ALL {
+        write(&url(dir, role), &url_of(role))?;
+    }
+    Ok(())
+}
+
+/// No server runs (yet, or any more).
+pub(super) fn forget_urls(dir: &Path) {
+    for role in Role::ALL {
+        // An absent one is what is wanted.
+        let _ = fs::remove_file(url(dir, role));
+    }
+}
+
+pub(super) fn read_url(dir: &Path, role: Role) -> Option<String> {
+    fs::read_to_string(url(dir, role)).ok()
+}
+
+/// The address in the ports file that the server of process `pid` writes once it listens.
+pub(super) fn read_ports(dir: &Path, pid: u32) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Ports {
+        nats: Vec<String>,
+    }
+    let text = fs::read_to_string(ports(dir, pid)).ok()?;
+    let ports: Ports = serde_json::from_str(&text).ok()?;
+    Some(ports.nats.first()?.strip_prefix("nats://")?.to_owned())
+}
+
+/// Removes ports files of servers that are gone.
+pub(super) fn forget_ports(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "ports")
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The last lines of the server's log.
+pub(super) fn log_tail(dir: &Path, lines: usize) -> String {
+    let text = fs::read(log(dir)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn init_overwrites_nothing_and_keeps_passwords_private() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("nats");
+        assert_eq!(init(&dir).expect("done").written.len(), 3);
+        let credentials = Credentials::load(&credentials_file(&dir)).expect("valid");
+        fs::write(dir.join("server.conf"), "# mine\n").expect("written");
+        assert_eq!(init(&dir).expect("done").kept.len(), 3);
+        assert_eq!(
+            Credentials::load(&credentials_file(&dir)).expect("valid"),
+            credentials
+        );
+        assert_eq!(
+            fs::read_to_string(dir.join("server.conf")).expect("read"),
+            "# mine\n"
+        );
+        for name in ["credentials.toml", "credentials.conf"] {
+            let mode = fs::metadata(dir.join(name))
+                .expect("there")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+}

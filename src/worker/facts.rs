@@ -1,0 +1,112 @@
+//! What is known of a submission before its body is read: its address, generation, encoding, digest.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use super::Fleet;
+use crate::{
+    bus::{api::header_of, queue::Delivery, subjects::Address},
+    submission::{
+        encoding::Encoding,
+        names::{Digest, SubmissionId},
+        result::{FieldError, Outcome, SubmissionResult},
+        units::Micros,
+    },
+};
+
+/// The newest `Envicutor-Schema` that this program reads.
+const SCHEMA: u64 = 1;
+
+/// The facts of a delivery.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) address: Address,
+    pub(crate) generation: u64,
+    pub(crate) content_type: Option<String>,
+    pub(crate) encoding: Encoding,
+    pub(crate) digest: Digest,
+    /// What is wrong with the headers or the id.
+    pub(crate) errors: Vec<FieldError>,
+    worker: String,
+    published_at: OffsetDateTime,
+}
+
+/// A submission of a schema that this worker does not know yet.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its Envicutor-Schema is {0:?}, and this worker reads up to {SCHEMA}: a newer worker must take it"
+)]
+pub(crate) struct NewerSchema(String);
+
+impl Facts {
+    pub(crate) fn of(fleet: &Fleet, delivery: &Delivery) -> Result<Self, NewerSchema> {
+        let schema = header_of(&delivery.headers, "Envicutor-Schema").unwrap_or("1");
+        if !schema.parse::<u64>().is_ok_and(|schema| schema <= SCHEMA) {
+            return Err(NewerSchema(schema.chars().take(40).collect()));
+        }
+        let mut errors = Vec::new();
+        if let Err(error) = delivery.address.raw_id.parse::<SubmissionId>() {
+            errors.push(FieldError {
+                path: "id".into(),
+                message: error.to_string(),
+            });
+        }
+        let generation = header_of(&delivery.headers, "Envicutor-Generation")
+            .map_or(Ok(0), str::parse)
+            .unwrap_or_else(|_| {
+                let message = "the header Envicutor-Generation is not a whole number".to_owned();
+                errors.push(FieldError {
+                    path: String::new(),
+                    message,
+                });
+                0
+            });
+        let content_type = header_of(&delivery.headers, "Content-Type").map(str::to_owned);
+        Ok(Self {
+            address: delivery.address.clone(),
+            generation,
+            // An unknown content type is the check's to name; the answer to it is JSON.
+            encoding: Encoding::of_content_type(content_type.as_deref()).unwrap_or_default(),
+            content_type,
+            digest: Digest::of(&delivery.body),
+            errors,
+            worker: fleet.id.clone(),
+            published_at: delivery.published_at,
+        })
+    }
+
+    /// A result with what is known now; the rest is absent.
+    pub(crate) fn result(
+        &self,
+        outcome: Outcome,
+        attempt: u64,
+        started_at: OffsetDateTime,
+    ) -> SubmissionResult {
+        let queued = (started_at - self.published_at).whole_microseconds();
+        SubmissionResult {
+            tenant: self.address.tenant.clone(),
+            id: self.address.raw_id.clone(),
+            generation: self.generation,
+            attempt,
+            outcome,
+            verdict: None,
+            runtime: None,
+            image: None,
+            submission_digest: self.digest.clone(),
+            isolation: None,
+            start: None,
+            worker: self.worker.clone(),
+            compile: None,
+            runs: Vec::new(),
+            errors: Vec::new(),
+            failure: None,
+            published_at: self.published_at,
+            started_at,
+            finished_at: OffsetDateTime::now_utc(),
+            // The clocks of two machines: one may be behind the other.
+            queued_us: Micros(u64::try_from(queued).unwrap_or(0)),
+            labels: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,603 @@
+//! The life of a submission in a worker, from its delivery to its ack: steps 2 to 8 of "One submission's way" in
+//! `docs/architecture.md`, in that order.
+//!
+//! The one invariant: a message is acked only after a result of its generation, or of a later one, was seen to stand
+//! (or its dead letter, where its id belongs to another content).
+
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_nats::HeaderMap;
+use futures_util::FutureExt as _;
+use time::OffsetDateTime;
+
+use super::{
+    Fleet,
+    admit::Admitted,
+    attempts::History,
+    execute::{self, Executed},
+    facts::Facts,
+    journal::Journal,
+    live::{Live, Origin},
+    watch::{self, Interrupt},
+};
+use crate::{
+    bus::{
+        dead_letters::DeadLetters,
+        queue::Delivery,
+        results::{Results, Settled, Settlement},
+    },
+    container::{Container, ContainerError},
+    runtimes::error::RuntimeError,
+    submission::{
+        budget,
+        check::{self, Rejected},
+        dead_letter::{DeadLetter, Original, Reason},
+        event::Happened,
+        message::EventsWanted,
+        names::{Digest, RuntimeRef},
+        plan::Plan,
+        result::{Failure, FailureCode, Outcome, Start, SubmissionResult},
+        units::ByteSize,
+    },
+};
+
+/// What becomes of the delivery.
+#[derive(Debug)]
+enum End {
+    /// The result stands: the message is done.
+    Ack,
+    /// Another delivery is to try again, after this long.
+    HandBack(Duration),
+    /// The delivery is another worker's by now. Silence: a stale nak or term would act on the newer delivery.
+    Lost,
+}
+
+/// An end other than the ordinary one, or the reason to go on.
+type Step<T> = Result<T, End>;
+
+/// A failure of ours while it ran.
+struct Trouble {
+    code: FailureCode,
+    stage: &'static str,
+    message: String,
+    /// The whole worker cannot run anything: not this submission's doing, and not counted.
+    outage: bool,
+}
+
+/// One submission in the hands of this worker.
+struct Life {
+    fleet: Arc<Fleet>,
+    delivery: Arc<Delivery>,
+    facts: Facts,
+    journal: Journal,
+}
+
+/// Sees `delivery` to its end. The place that was `admitted` for it is freed with the return.
+pub(super) async fn live(fleet: Arc<Fleet>, delivery: Delivery, mut admitted: Admitted) {
+    let delivery = Arc::new(delivery);
+    let facts = match Facts::of(&fleet, &delivery) {
+        Ok(facts) => facts,
+        Err(newer) => {
+            tracing::warn!(%newer, "handed back uncounted");
+            return end(
+                &delivery,
+                End::HandBack(fleet.config.worker.retry_max_us.duration()),
+            )
+            .await;
+        }
+    };
+    let journal = Journal::new(fleet.config.worker.log_tail_lines);
+    let life = Life {
+        fleet,
+        delivery: Arc::clone(&delivery),
+        facts,
+        journal,
+    };
+    let way = async {
+        match AssertUnwindSafe(life.way(&mut admitted))
+            .catch_unwind()
+            .await
+        {
+            Ok(outcome) => outcome,
+            Err(_) => Err(life.panicked().await),
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = way => outcome,
+        () = watch::until_lost(&delivery, life.fleet.config.nats.ack_wait_us.duration()) => {
+            life.journal.warn("the delivery could not be renewed and is lost");
+            Err(End::Lost)
+        }
+    };
+    end(&delivery, outcome.err().unwrap_or(End::Ack)).await;
+}
+
+async fn end(delivery: &Delivery, end: End) {
+    let done = match end {
+        End::Ack => delivery.ack().await,
+        End::HandBack(delay) => delivery.hand_back(delay).await,
+        End::Lost => return,
+    };
+    if let Err(error) = done {
+        // The message comes again, and step 4 finds what stands.
+        tracing::warn!(%error, "the end of the delivery could not be told to NATS");
+    }
+}
+
+impl Life {
+    /// The whole way; `Ok` is the ordinary end, an ack.
+    async fn way(&self, admitted: &mut Admitted) -> Step<()> {
+        self.skip_what_is_done().await?;
+        let history = self.history().await?;
+        if let Some((code, message)) =
+            history.exhausted(&self.fleet.config.worker, self.delivery.num_delivered)
+        {
+            return self.bury(&history, code, "delivery", message).await;
+        }
+        let plan = match self.plan() {
+            Ok(plan) => plan,
+            Err(rejected) => return self.reject(rejected, &history).await,
+        };
+        self.admit(&plan, admitted).await?;
+        let started_at = OffsetDateTime::now_utc();
+        match self.attempt(&plan, &history).await? {
+            Ok((executed, start, image)) => {
+                let mut result =
+                    self.facts
+                        .result(Outcome::Finished, history.next_attempt(), started_at);
+                result.verdict = Some(executed.verdict);
+                result.image = Some(image);
+                result.isolation = Some(self.fleet.config.container.isolation);
+                result.start = Some(start);
+                result.compile = executed.compile;
+                result.runs = executed.runs;
+                let (name, version) = plan.runtime;
+                result.runtime = Some(RuntimeRef {
+                    name,
+                    version: Some(version),
+                });
+                result.labels = plan.labels;
+                self.settle(result).await.map(drop)
+            }
+            Err(trouble) => self.failed(history, started_at, trouble).await,
+        }
+    }
+
+    /// Step 4: goes on only where no result makes this message done.
+    async fn skip_what_is_done(&self) -> Step<()> {
+        let results = Results::new(&self.fleet.bus);
+        let standing = results
+            .standing(&self.facts.address.tenant, &self.facts.address.raw_id)
+            .await;
+        let Some(standing) = standing.map_err(|error| self.nats(&error))? else {
+            return Ok(());
+        };
+        let result = standing.result;
+        if result.generation < self.facts.generation {
+            return Ok(());
+        }
+        if self.facts.generation == 0
+            && result.generation == 0
+            && result.submission_digest != self.facts.digest
+        {
+            let message = format!(
+                "the id {} has a result of other content already",
+                self.facts.address.raw_id
+            );
+            self.letter(
+                &History::default(),
+                FailureCode::IdReused,
+                "delivery",
+                &message,
+            )
+            .await?;
+            return Err(End::Ack);
+        }
+        if result.generation == self.facts.generation && result.outcome == Outcome::Failed {
+            self.ensure_letter(&result).await?;
+        }
+        self.journal.note("a result stands already");
+        Err(End::Ack)
+    }
+
+    /// Step 2: the attempts of this generation so far, with a start that never ended taken for a lost worker.
+    async fn history(&self) -> Step<History> {
+        let Some(id) = self
+            .facts
+            .address
+            .id()
+            .filter(|_| self.delivery.num_delivered > 1)
+        else {
+            return Ok(History::default());
+        };
+        let history = History::read(
+            &self.fleet.bus,
+            &self.facts.address.tenant,
+            &id,
+            self.facts.generation,
+        )
+        .await;
+        history.map_err(|error| self.nats(&error))
+    }
+
+    /// Step 3: what to run, or everything that is wrong.
+    fn plan(&self) -> Result<Plan, Rejected> {
+        let content_type = self.facts.content_type.as_deref();
+        let ceilings = &self.fleet.config.ceilings.0;
+        let checked = check::check(
+            &self.delivery.body,
+            content_type,
+            self.fleet.runtimes.catalogue(),
+            ceilings,
+        );
+        if self.facts.errors.is_empty() {
+            return checked;
+        }
+        let none = || Rejected {
+            errors: Vec::new(),
+            labels: BTreeMap::new(),
+            events: EventsWanted::default(),
+        };
+        let mut rejected = checked.err().unwrap_or_else(none);
+        rejected
+            .errors
+            .splice(0..0, self.facts.errors.iter().cloned());
+        Err(rejected)
+    }
+
+    async fn reject(&self, rejected: Rejected, history: &History) -> Step<()> {
+        self.journal
+            .note(&format!("rejected with {} errors", rejected.errors.len()));
+        let now = OffsetDateTime::now_utc();
+        let mut result = self
+            .facts
+            .result(Outcome::Rejected, history.next_attempt(), now);
+        result.errors = rejected.errors;
+        result.labels = rejected.labels;
+        self.settle(result).await.map(drop)
+    }
+
+    /// Holds the memory that the plan needs, or leaves the message to a larger worker.
+    async fn admit(&self, plan: &Plan, admitted: &mut Admitted) -> Step<()> {
+        let need = plan
+            .memory_bytes()
+            .0
+            .saturating_add(self.fleet.config.container.overhead_bytes.0);
+        admitted.fit(ByteSize(need)).await.map_err(|error| {
+            self.journal.warn(&error.to_string());
+            End::HandBack(self.fleet.config.worker.retry_max_us.duration())
+        })
+    }
+
+    /// Step 6: one attempt. `Err` in it is a failure of ours, which counts; an [`End`] is none.
+    async fn attempt(&self, plan: &Plan, history: &History) -> Step<Result<Ran, Trouble>> {
+        let Some(id) = self.facts.address.id() else {
+            return Ok(Err(Trouble::bug("an invalid id was planned")));
+        };
+        let origin = Origin {
+            tenant: self.facts.address.tenant.clone(),
+            id,
+            generation: self.facts.generation,
+            attempt: history.next_attempt(),
+            worker: self.fleet.id.clone(),
+            labels: plan.labels.clone(),
+        };
+        let live = Live::new(origin, plan.events, self.facts.encoding);
+        live.tell(Happened::Started);
+        live.flush(&self.fleet.bus).await;
+        let _running = self.fleet.running.enter(&self.facts.address);
+        let results = Results::new(&self.fleet.bus);
+        let listener = results
+            .subscribe(&self.facts.address.tenant, &self.facts.address.raw_id)
+            .await;
+        let mut listener = listener.map_err(|error| self.nats(&error))?;
+        let interrupt =
+            watch::until_interrupted(&mut listener, self.facts.generation, &self.fleet.hand_back);
+        tokio::select! {
+            ran = self.run(plan, &live) => Ok(ran),
+            interrupt = interrupt => Err(self.interrupted(interrupt, history).await),
+        }
+    }
+
+    /// Runs the plan while its events are published.
+    async fn run(&self, plan: &Plan, live: &Live) -> Result<Ran, Trouble> {
+        let over = tokio_util::sync::CancellationToken::new();
+        let stages = async {
+            let _over = over.clone().drop_guard();
+            let (mut container, image) = self.container(plan).await?;
+            let start = container.start();
+            let executed = execute::execute(plan, &mut container, live).await;
+            container.destroy().await;
+            let executed = executed.map_err(|error| Trouble::container("run", &error))?;
+            Ok((executed, start, image))
+        };
+        let (ran, ()) = tokio::join!(stages, live.publish(&self.fleet.bus, &over));
+        ran
+    }
+
+    /// A container of the runtime's image, which is prepared where it is missing.
+    async fn container(&self, plan: &Plan) -> Result<(Container, Digest), Trouble> {
+        let (name, version) = &plan.runtime;
+        let image = self
+            .fleet
+            .image(name, version)
+            .await
+            .map_err(|error| Trouble::image(&error))?;
+        let request =
+            execute::request(plan, &image).ok_or_else(|| Trouble::bug("a plan without stages"))?;
+        match self.fleet.containers.take(&request).await {
+            Ok(container) => Ok((container, image)),
+            Err(error) => {
+                if error.code() == FailureCode::Image {
+                    self.fleet.runtimes.forget(name, version);
+                }
+                Err(Trouble::container("start", &error))
+            }
+        }
+    }
+
+    async fn interrupted(&self, interrupt: Interrupt, history: &History) -> End {
+        match interrupt {
+            Interrupt::ResultStands => {
+                self.journal.note("a result appeared while it ran");
+                End::Ack
+            }
+            Interrupt::HandBack => {
+                self.journal.note("handed back: the worker drains");
+                self.note_hand_back(history).await;
+                End::HandBack(Duration::ZERO)
+            }
+        }
+    }
+
+    /// Step 7: the result stands, this one or another of this generation or a later one. Says whether it is this one, or as
+    /// good as it: a `failed` of the same generation.
+    async fn settle(&self, result: SubmissionResult) -> Step<bool> {
+        let (outcome, verdict) = (result.outcome, result.verdict);
+        let encoding = self.facts.encoding;
+        let body = budget::fit(result, encoding).map_err(|error| self.nats(&error))?;
+        let settlement = Settlement {
+            tenant: &self.facts.address.tenant,
+            raw_id: &self.facts.address.raw_id,
+            generation: self.facts.generation,
+            encoding,
+            body: body.into(),
+        };
+        let patience = self.fleet.config.worker.retry_max_us.duration();
+        let settled = Results::new(&self.fleet.bus)
+            .settle(&settlement, patience)
+            .await;
+        match settled.map_err(|error| self.nats(&error))? {
+            Settled::Stored(_) => {
+                self.journal
+                    .note(&format!("settled: {outcome:?} {verdict:?}"));
+                Ok(true)
+            }
+            Settled::Standing(other, _) => {
+                self.journal.note("another result won");
+                let both_failed = outcome == Outcome::Failed && other.outcome == Outcome::Failed;
+                Ok(both_failed && other.generation == self.facts.generation)
+            }
+        }
+    }
+
+    /// Step 8: a failure of ours. Counted and tried again, or dead after the last attempt; an outage is not counted.
+    async fn failed(
+        &self,
+        mut history: History,
+        started_at: OffsetDateTime,
+        trouble: Trouble,
+    ) -> Step<()> {
+        self.journal
+            .warn(&format!("{}: {}", trouble.stage, trouble.message));
+        if trouble.outage {
+            self.fleet.health.suspect();
+            self.note_hand_back(&history).await;
+            return Err(End::HandBack(Duration::from_secs(1)));
+        }
+        history.push(
+            &self.fleet.id,
+            &self.fleet.host,
+            started_at,
+            trouble.code,
+            &trouble.message,
+        );
+        if let Some(id) = self.facts.address.id() {
+            let written = history
+                .write(&self.fleet.bus, &self.facts.address.tenant, &id)
+                .await;
+            written.map_err(|error| self.nats(&error))?;
+        }
+        if history.attempts() < self.fleet.config.worker.max_attempts {
+            return Err(End::HandBack(self.fleet.backoff(history.attempts())));
+        }
+        self.bury(&history, trouble.code, trouble.stage, trouble.message)
+            .await
+    }
+
+    /// The dead letter, then the `failed` result; where another result of this generation stands, no letter.
+    async fn bury(
+        &self,
+        history: &History,
+        code: FailureCode,
+        stage: &str,
+        message: String,
+    ) -> Step<()> {
+        let letter = self.letter(history, code, stage, &message).await?;
+        let now = OffsetDateTime::now_utc();
+        let mut result = self
+            .facts
+            .result(Outcome::Failed, history.attempts().max(1), now);
+        result.failure = Some(Failure {
+            code,
+            message,
+            stage: stage.to_owned(),
+            attempts: history.attempts(),
+        });
+        if !self.settle(result).await? {
+            let removed = DeadLetters::new(&self.fleet.bus).delete(letter).await;
+            removed.map_err(|error| self.nats(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// What an attempt brought: the stages' reports, how it got its container, and the image.
+type Ran = (Executed, Start, Digest);
+
+impl Life {
+    /// The dead letter of this generation, published and acknowledged: its place in the stream. With the dead letters full
+    /// the message waits.
+    async fn letter(
+        &self,
+        history: &History,
+        code: FailureCode,
+        stage: &str,
+        message: &str,
+    ) -> Step<u64> {
+        let Some(id) = self.facts.address.id() else {
+            self.journal
+                .warn("it failed under an id that breaks the rule: it cannot be dead-lettered");
+            return Err(End::HandBack(
+                self.fleet.config.worker.retry_max_us.duration(),
+            ));
+        };
+        let letter = DeadLetter {
+            tenant: self.facts.address.tenant.clone(),
+            id,
+            generation: self.facts.generation,
+            lane: self.facts.address.lane,
+            reason: Reason {
+                code,
+                message: message.to_owned(),
+                stage: stage.to_owned(),
+            },
+            attempts: history.list().to_vec(),
+            submission: Original {
+                content_type: self.facts.content_type.clone(),
+                headers: kept_headers(&self.delivery.headers),
+                body: self.delivery.body.to_vec(),
+            },
+            log_tail: self.journal.tail(),
+            dead_at: OffsetDateTime::now_utc(),
+            labels: self
+                .plan()
+                .map_or_else(|rejected| rejected.labels, |plan| plan.labels),
+        };
+        self.journal.warn(&format!("dead: {message}"));
+        DeadLetters::new(&self.fleet.bus)
+            .publish(&letter, self.facts.encoding)
+            .await
+            .map_err(|error| {
+                self.journal
+                    .warn(&format!("the dead letter was not stored: {error}"));
+                End::HandBack(self.fleet.config.worker.retry_max_us.duration())
+            })
+    }
+
+    /// A `failed` result counts only with its letter: the worker that settled it may have died before, or lost it.
+    async fn ensure_letter(&self, result: &SubmissionResult) -> Step<()> {
+        let Some(id) = self.facts.address.id() else {
+            return Ok(());
+        };
+        let letters = DeadLetters::new(&self.fleet.bus);
+        let found = letters
+            .find(&self.facts.address.tenant, &id, self.facts.generation)
+            .await;
+        if found.map_err(|error| self.nats(&error))?.is_none() {
+            let history = self.history().await?;
+            let (code, message, stage) = result.failure.as_ref().map_or(
+                (
+                    FailureCode::Internal,
+                    "its dead letter was missing",
+                    "delivery",
+                ),
+                |failure| {
+                    (
+                        failure.code,
+                        failure.message.as_str(),
+                        failure.stage.as_str(),
+                    )
+                },
+            );
+            self.letter(&history, code, stage, message).await?;
+        }
+        Ok(())
+    }
+
+    /// A start that ends without counting: the next delivery must not take it for a lost worker.
+    async fn note_hand_back(&self, history: &History) {
+        let Some(id) = self.facts.address.id() else {
+            return;
+        };
+        let mut history = history.clone();
+        history.handed_back();
+        if let Err(error) = history
+            .write(&self.fleet.bus, &self.facts.address.tenant, &id)
+            .await
+        {
+            self.journal.warn(&format!(
+                "the hand-back could not be noted and will count as an attempt: {error}"
+            ));
+        }
+    }
+
+    /// A panic: the attempt counts, so that what makes us panic every time is dead in the end and not tried for ever.
+    async fn panicked(&self) -> End {
+        let message = "the worker panicked: a bug. Its log has the place";
+        let failed = async {
+            let history = self.history().await?;
+            let trouble = Trouble::bug(message);
+            self.failed(history, OffsetDateTime::now_utc(), trouble)
+                .await
+        };
+        failed.await.err().unwrap_or(End::Ack)
+    }
+
+    /// NATS did not do its part: the message comes again.
+    fn nats(&self, error: &dyn std::fmt::Display) -> End {
+        self.journal.warn(&format!("NATS: {error}"));
+        End::HandBack(Duration::from_secs(1))
+    }
+}
+
+impl Trouble {
+    fn bug(message: &str) -> Self {
+        Self {
+            code: FailureCode::Internal,
+            stage: "worker",
+            message: message.to_owned(),
+            outage: false,
+        }
+    }
+
+    fn image(error: &RuntimeError) -> Self {
+        let outage = error.is_outage();
+        Self {
+            code: FailureCode::Image,
+            stage: "image",
+            message: error.to_string(),
+            outage,
+        }
+    }
+
+    fn container(stage: &'static str, error: &ContainerError) -> Self {
+        let outage = error.is_outage();
+        Self {
+            code: error.code(),
+            stage,
+            message: error.to_string(),
+            outage,
+        }
+    }
+}
+
+/// The headers of a message that a dead letter keeps: ours and the trace's.
+fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let kept =
+        |name: &str| name.starts_with("Envicutor-") || matches!(name, "traceparent" | "tracestate");
+    let pairs = headers.iter().filter(|(name, _)| kept(name.as_ref()));
+    pairs
+        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
+        .collect()
+}
