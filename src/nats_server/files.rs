@@ -11,10 +11,25 @@ use std::{
 use serde::Deserialize;
 
 use super::ServerError;
-use crate::bus::{Role, credentials::Credentials};
+use crate::bus::{Role, credentials::Credentials, subjects::Names};
 
 /// The server's configuration, as it came with the program.
-pub const SERVER_CONF: &str = include_str!("../../nats/server.conf");
+const SERVER_CONF: &str = include_str!("../../nats/server.conf");
+
+/// The server's configuration for a fleet of this prefix: in the permissions each subject, stream and bucket has its name.
+pub fn server_conf(prefix: &str) -> String {
+    let names = Names::new(prefix).stream_prefix();
+    let mut conf = SERVER_CONF.replace("\"envicutor.", &format!("\"{prefix}."));
+    for stream in ["RESULTS", "EVENTS", "DEAD_LETTERS"] {
+        conf = conf.replace(&format!(".{stream}"), &format!(".{names}{stream}"));
+    }
+    for bucket in ["attempts", "workers", "runtimes", "tenants"] {
+        conf = conf
+            .replace(&format!("KV_{bucket}"), &format!("KV_{names}{bucket}"))
+            .replace(&format!("$KV.{bucket}"), &format!("$KV.{names}{bucket}"));
+    }
+    conf
+}
 
 /// What [`init`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +42,7 @@ pub struct Initialized {
 
 /// Makes `dir` ready for a server (`nats-server -c server.conf`) and for the programs (`nats.credentials_file`): `server.conf`,
 /// `credentials.conf`, `credentials.toml`. Nothing that is there is overwritten.
-pub fn init(dir: &Path) -> Result<Initialized, ServerError> {
+pub fn init(dir: &Path, prefix: &str) -> Result<Initialized, ServerError> {
     create_private_dir(dir)?;
     let mut done = Initialized {
         written: Vec::new(),
@@ -37,7 +52,7 @@ pub fn init(dir: &Path) -> Result<Initialized, ServerError> {
     if path.exists() {
         done.kept.push(path);
     } else {
-        write(&path, SERVER_CONF)?;
+        write(&path, &server_conf(prefix))?;
         done.written.push(path);
     }
     let is_new = !credentials_file(dir).exists();
@@ -53,8 +68,8 @@ pub fn init(dir: &Path) -> Result<Initialized, ServerError> {
 }
 
 /// The same for the server of a data directory, whose `server.conf` is the program's own and follows it.
-pub(super) fn write_for_own_server(dir: &Path) -> Result<Credentials, ServerError> {
-    write(&dir.join("server.conf"), SERVER_CONF)?;
+pub(super) fn write_for_own_server(dir: &Path, prefix: &str) -> Result<Credentials, ServerError> {
+    write(&dir.join("server.conf"), &server_conf(prefix))?;
     write_credentials(dir)
 }
 
@@ -194,13 +209,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn permissions_follow_the_prefix() {
+        assert_eq!(server_conf("envicutor"), SERVER_CONF);
+        let conf = server_conf("lab");
+        for there in [
+            "\"lab.settle.>\"",
+            "STREAM.MSG.DELETE.LAB_DEAD_LETTERS\"",
+            "PURGE.KV_LAB_attempts\"",
+            "\"$KV.LAB_workers.>",
+        ] {
+            assert!(conf.contains(there), "{there}");
+        }
+        for gone in ["\"envicutor.", ".RESULTS", "KV_attempts", "$KV.runtimes"] {
+            assert!(!conf.contains(gone), "{gone}");
+        }
+    }
+
+    #[test]
     fn init_overwrites_nothing_and_keeps_passwords_private() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().join("nats");
-        assert_eq!(init(&dir).expect("done").written.len(), 3);
+        assert_eq!(init(&dir, "envicutor").expect("done").written.len(), 3);
         let credentials = Credentials::load(&credentials_file(&dir)).expect("valid");
         fs::write(dir.join("server.conf"), "# mine\n").expect("written");
-        assert_eq!(init(&dir).expect("done").kept.len(), 3);
+        assert_eq!(init(&dir, "envicutor").expect("done").kept.len(), 3);
         assert_eq!(
             Credentials::load(&credentials_file(&dir)).expect("valid"),
             credentials

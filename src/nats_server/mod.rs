@@ -111,14 +111,18 @@ pub struct NatsServer {
 
 impl NatsServer {
     /// Starts the server of a data directory: its store, configuration and credentials live in `<data_dir>/nats`. Of the
-    /// configuration only `server` and `server_port` count.
+    /// configuration only `server`, `server_port` and `prefix` count.
     pub async fn start(config: &config::Nats, data_dir: &Path) -> Result<Self, ServerError> {
         let dir = data_dir.join("nats");
         files::create_private_dir(&dir)?;
+        // The server has another working directory.
+        let dir = dir
+            .canonicalize()
+            .map_err(|source| ServerError::File { path: dir, source })?;
         let lock = lock(&dir, data_dir)?;
         let program = binary::obtain(config.server.as_deref(), &dir).await?;
         process::end_stale(&dir).await?;
-        let credentials = files::write_for_own_server(&dir)?;
+        let credentials = files::write_for_own_server(&dir, &config.prefix)?;
         files::forget_urls(&dir);
         let process = Process::start(&program, &dir, config.server_port)?;
         let mut server = Self {

@@ -1,4 +1,4 @@
-//! The server's process. It ends with us in each of three ways: stopped, killed when its owner is dropped, and killed by the
+//! The server's process. It ends with us in each of three ways: stopped, killed when its owner is dropped, and ended by the
 //! kernel when we die (`setpriv --pdeathsig`). The kernel looks at the *thread* that started a process, so one thread starts the
 //! server and waits for its end. Where all three fail, the next start finds it by its pid file.
 
@@ -132,7 +132,7 @@ fn command(program: &Path, dir: &Path, port: u16) -> Command {
     let mut command = match find_setpriv() {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command.args(["--pdeathsig", "TERM", "--"]).arg(program);
             command
         }
         None => Command::new(program),

@@ -1,0 +1,362 @@
+//! Each user of the NATS server can do what its role needs, and nothing else. Refusals are the server's own, so every one is
+//! seen as the error that it sends.
+
+mod fleet;
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, jetstream};
+use envicutor::{
+    bus::{Role, queue::Puller},
+    submission::names::{Lane, Tenant},
+};
+use fleet::nats::TestNats;
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+/// How long a condition may take to come about.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection that hears what it was refused.
+struct Watched {
+    client: Client,
+    refusals: mpsc::UnboundedReceiver<String>,
+}
+
+impl Watched {
+    async fn connect(nats: &TestNats, role: Role) -> Self {
+        let (tell, refusals) = mpsc::unbounded_channel();
+        let options = ConnectOptions::new()
+            .custom_inbox_prefix(role.inbox_prefix())
+            .event_callback(move |event| {
+                let tell = tell.clone();
+                async move {
+                    if let Event::ServerError(error) = event {
+                        let _ = tell.send(error.to_string());
+                    }
+                }
+            });
+        let client = options.connect(nats.url(role)).await.expect("connected");
+        Self { client, refusals }
+    }
+
+    async fn is_refused(&mut self, subject: &str) {
+        let refusal = tokio::time::timeout(DEADLINE, self.refusals.recv()).await;
+        let refusal = refusal
+            .unwrap_or_else(|_| panic!("{subject} is not refused"))
+            .expect("open");
+        assert!(
+            refusal.to_lowercase().contains(&subject.to_lowercase()),
+            "{subject}: {refusal}"
+        );
+    }
+
+    async fn may_not_publish(&mut self, subjects: &[&str]) {
+        for subject in subjects {
+            self.client
+                .publish(subject.to_string(), "".into())
+                .await
+                .expect("sent");
+            self.is_refused(subject).await;
+        }
+    }
+
+    async fn may_not_subscribe(&mut self, subjects: &[&str]) {
+        for subject in subjects {
+            let _subscriber = self
+                .client
+                .subscribe(subject.to_string())
+                .await
+                .expect("sent");
+            self.is_refused(subject).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_publishes_nothing_that_is_a_workers() {
+    let nats = TestNats::start().await;
+    let mut service = Watched::connect(&nats, Role::Service).await;
+    service
+        .may_not_publish(&[
+            "envicutor.settle.default.a1",
+            "envicutor.results.default.a1",
+            "envicutor.events.default.a1.started",
+            "envicutor.dead.default.a1",
+            "envicutor.wake.default.batch.a1",
+            "$KV.attempts.default.a1",
+            "$KV.workers.w1",
+            "$KV.tenants.default",
+            "_INBOX_worker.abc",
+            "_INBOX.abc",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_service_touches_no_stream_and_takes_and_acks_no_submission() {
+    let nats = TestNats::start().await;
+    let mut service = Watched::connect(&nats, Role::Service).await;
+    service
+        .may_not_publish(&[
+            "$JS.API.STREAM.CREATE.MINE",
+            "$JS.API.STREAM.UPDATE.RESULTS",
+            "$JS.API.STREAM.DELETE.RESULTS",
+            "$JS.API.STREAM.PURGE.RESULTS",
+            "$JS.API.STREAM.PURGE.SUBMISSIONS_default",
+            "$JS.API.STREAM.MSG.DELETE.RESULTS",
+            "$JS.API.STREAM.MSG.GET.SUBMISSIONS_default",
+            "$JS.API.STREAM.MSG.GET.DEAD_LETTERS",
+            "$JS.API.STREAM.SNAPSHOT.RESULTS",
+            "$JS.API.DIRECT.GET.SUBMISSIONS_default",
+            "$JS.API.CONSUMER.CREATE.SUBMISSIONS_default.mine",
+            "$JS.API.CONSUMER.CREATE.DEAD_LETTERS.mine",
+            "$JS.API.CONSUMER.DELETE.SUBMISSIONS_default.batch",
+            "$JS.API.CONSUMER.MSG.NEXT.SUBMISSIONS_default.batch",
+            "$JS.ACK.SUBMISSIONS_default.batch.1.1.1.1700000000000000000.0",
+            "$JS.ACK._.ACCOUNT.SUBMISSIONS_default.batch.1.1.1.1700000000000000000.0",
+        ])
+        .await;
+    service
+        .may_not_subscribe(&[
+            ">",
+            "_INBOX_worker.>",
+            "_INBOX_operator.>",
+            "envicutor.submissions.>",
+            "envicutor.wake.>",
+            "envicutor.dead.>",
+            "envicutor.settle.>",
+            "envicutor.cancel.>",
+            "$KV.>",
+            "$JS.ACK.>",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn a_service_publishes_listens_asks_and_reads_results_in_every_way() {
+    let nats = TestNats::start().await;
+    let (service, worker) = (nats.bus(Role::Service).await, nats.bus(Role::Worker).await);
+    let ack = service.publish_stored(
+        "envicutor.submissions.default.interactive.a1",
+        HeaderMap::new(),
+        "{}".into(),
+    );
+    assert_eq!(ack.await.expect("stored").stream, "SUBMISSIONS_default");
+
+    // A worker answers to a service's inbox.
+    for (subject, listens_to) in [
+        ("envicutor.cancel.default.a1", "envicutor.cancel.*.*"),
+        ("envicutor.info.limits", "envicutor.info.>"),
+    ] {
+        let mut asked = worker
+            .client
+            .subscribe(listens_to)
+            .await
+            .expect("listening");
+        worker.client.flush().await.expect("flushed");
+        let answer = async {
+            let question = asked.next().await.expect("asked");
+            let reply = question.reply.expect("a reply subject");
+            worker
+                .client
+                .publish(reply, "yes".into())
+                .await
+                .expect("answered");
+        };
+        let (answer, ()) = tokio::join!(service.ask(subject, HeaderMap::new(), "".into()), answer);
+        assert_eq!(&answer.expect("answered").payload[..], b"yes");
+    }
+
+    let mut events = service
+        .client
+        .subscribe("envicutor.events.default.a1.*")
+        .await
+        .expect("listening");
+    let mut results = service
+        .client
+        .subscribe("envicutor.results.default.>")
+        .await
+        .expect("listening");
+    service.client.flush().await.expect("flushed");
+    worker
+        .client
+        .publish("envicutor.events.default.a1.started", "e".into())
+        .await
+        .expect("sent");
+    worker
+        .publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into())
+        .await
+        .expect("stored");
+    let heard = tokio::time::timeout(DEADLINE, async {
+        (events.next().await, results.next().await)
+    });
+    let (event, result) = heard.await.expect("in time");
+    assert_eq!(
+        (
+            &event.expect("open").payload[..],
+            &result.expect("open").payload[..]
+        ),
+        (&b"e"[..], &b"r"[..])
+    );
+
+    let read = service
+        .get_last("RESULTS", "envicutor.results.default.a1")
+        .await
+        .expect("asked");
+    assert_eq!(&read.expect("there").body[..], b"r");
+
+    // As any client library does it.
+    let stream = jetstream::new(service.client.clone())
+        .get_stream("RESULTS")
+        .await
+        .expect("its handle");
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::Config {
+            durable_name: Some("mine".into()),
+            filter_subject: "envicutor.results.default.>".into(),
+            ..Default::default()
+        })
+        .await
+        .expect("a durable consumer");
+    let mut messages = consumer
+        .fetch()
+        .max_messages(1)
+        .messages()
+        .await
+        .expect("fetched");
+    let message = messages.next().await.expect("one").expect("readable");
+    assert_eq!(&message.payload[..], b"r");
+    message.double_ack().await.expect("acknowledged");
+}
+
+#[tokio::test]
+async fn a_worker_publishes_no_submission_and_changes_no_stream() {
+    let nats = TestNats::start().await;
+    let mut worker = Watched::connect(&nats, Role::Worker).await;
+    worker
+        .may_not_publish(&[
+            "envicutor.submissions.default.batch.a1",
+            "envicutor.results.default.a1",
+            "envicutor.cancel.default.a1",
+            "$JS.API.STREAM.CREATE.MINE",
+            "$JS.API.STREAM.UPDATE.RESULTS",
+            "$JS.API.STREAM.DELETE.SUBMISSIONS_default",
+            "$JS.API.STREAM.PURGE.RESULTS",
+            "$JS.API.STREAM.PURGE.DEAD_LETTERS",
+            "$JS.API.STREAM.PURGE.KV_tenants",
+            "$JS.API.STREAM.MSG.DELETE.RESULTS",
+            "$JS.API.CONSUMER.CREATE.SUBMISSIONS_default.mine",
+            "$JS.API.CONSUMER.DELETE.SUBMISSIONS_default.batch",
+            "$KV.tenants.default",
+            "$KV.runtimes.python",
+        ])
+        .await;
+    worker
+        .may_not_subscribe(&[
+            ">",
+            "_INBOX.>",
+            "_INBOX_operator.>",
+            "envicutor.submissions.>",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn an_operator_is_answered_by_workers_and_purges_and_deletes() {
+    let nats = TestNats::start().await;
+    let (operator, worker) = (nats.bus(Role::Operator).await, nats.bus(Role::Worker).await);
+    let mut asked = worker
+        .client
+        .subscribe("envicutor.info.>")
+        .await
+        .expect("listening");
+    worker.client.flush().await.expect("flushed");
+    let answer = async {
+        let reply = asked
+            .next()
+            .await
+            .expect("asked")
+            .reply
+            .expect("a reply subject");
+        assert!(reply.starts_with("_INBOX_operator."), "{reply}");
+        worker
+            .client
+            .publish(reply, "yes".into())
+            .await
+            .expect("answered");
+    };
+    let (answer, ()) = tokio::join!(
+        operator.ask("envicutor.info.limits", HeaderMap::new(), "".into()),
+        answer
+    );
+    answer.expect("answered");
+    let null = serde_json::Value::Null;
+    operator
+        .api::<serde_json::Value>("STREAM.PURGE.RESULTS", &null)
+        .await
+        .expect("purged");
+    operator
+        .api::<serde_json::Value>("STREAM.DELETE.KV_workers", &null)
+        .await
+        .expect("deleted");
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_a_password_or_with_a_wrong_one() {
+    let nats = TestNats::start().await;
+    let url = nats.url(Role::Service);
+    let address = url.rsplit('@').next().expect("an address");
+    for url in [
+        format!("nats://{address}"),
+        format!("nats://service@{address}"),
+        format!("nats://service:@{address}"),
+        format!("nats://service:wrong@{address}"),
+        format!("nats://nobody:wrong@{address}"),
+    ] {
+        assert!(async_nats::connect(&url).await.is_err(), "{url}");
+    }
+}
+
+/// A push consumer's messages are sent by the server, past the permissions of who made it.
+#[tokio::test]
+async fn a_service_cannot_have_the_server_write_where_it_may_not() {
+    let nats = TestNats::start().await;
+    let (service, worker) = (nats.bus(Role::Service).await, nats.bus(Role::Worker).await);
+    worker
+        .publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into())
+        .await
+        .expect("stored");
+    for (n, target) in [
+        "$JS.API.STREAM.DELETE.KV_workers",
+        "envicutor.submissions.default.batch.forged",
+        "envicutor.dead.default.a1",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("mine{n}");
+        let config = serde_json::json!({ "stream_name": "RESULTS", "config": {
+            "durable_name": name, "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all", "headers_only": true } });
+        let made = service
+            .api::<serde_json::Value>(&format!("CONSUMER.CREATE.RESULTS.{name}"), &config)
+            .await;
+        println!("{target}: {made:?}");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let null = serde_json::Value::Null;
+    for stream in ["KV_workers", "SUBMISSIONS_default", "DEAD_LETTERS"] {
+        println!(
+            "{stream} {:?}",
+            worker
+                .api::<serde_json::Value>(&format!("STREAM.INFO.{stream}"), &null)
+                .await
+                .map(|v| v["state"]["messages"].clone())
+        );
+    }
+    let _ = (
+        Puller::new(&worker).await,
+        Lane::Batch,
+        Tenant::default_tenant(),
+    );
+}
