@@ -7,15 +7,11 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Output,
-    time::Duration,
 };
 
-use fleet::{command, eventually};
+use fleet::{FIRST_USE, command, eventually, nats_server};
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
-
-/// The first use on a machine bootstraps the base image.
-const FIRST_USE: Duration = Duration::from_mins(25);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -44,10 +40,12 @@ impl Composed {
         let port = free.local_addr().expect("an address").port();
         let mut made = Command::new(root().join("scripts/compose-images"));
         let programs = Path::new(env!("CARGO_BIN_EXE_envicutor"));
-        made.env("ENVICUTOR_TAG", &project).env(
-            "ENVICUTOR_BINARIES",
-            programs.parent().expect("a directory"),
-        );
+        made.env("NATS_SERVER", nats_server().await)
+            .env("ENVICUTOR_TAG", &project)
+            .env(
+                "ENVICUTOR_BINARIES",
+                programs.parent().expect("a directory"),
+            );
         let images = String::from_utf8(succeed(&mut made).await.stdout)
             .expect("UTF-8")
             .lines()
@@ -79,8 +77,8 @@ impl Composed {
     }
 
     /// The command line of the machine, as a user of this fleet calls it.
-    fn envicutor(&self) -> Command {
-        let mut envicutor = command(self.state.path());
+    async fn envicutor(&self) -> Command {
+        let mut envicutor = command(self.state.path()).await;
         envicutor
             .current_dir(root())
             .env(
@@ -166,6 +164,7 @@ async fn a_composed_fleet_judges_a_submission_and_leaves_nothing() {
     eventually("the worker is in the registry", FIRST_USE, || async {
         let listed = fleet
             .envicutor()
+            .await
             .args(["worker", "ls", "--json"])
             .output()
             .await;
@@ -177,6 +176,7 @@ async fn a_composed_fleet_judges_a_submission_and_leaves_nothing() {
     let submitted = succeed(
         fleet
             .envicutor()
+            .await
             .arg("submit")
             .arg(&hello)
             .args(["--id", "composed", "--wait", "--json"]),
@@ -184,7 +184,13 @@ async fn a_composed_fleet_judges_a_submission_and_leaves_nothing() {
     .await;
     let said = String::from_utf8_lossy(&submitted.stdout).into_owned();
 
-    let read = succeed(fleet.envicutor().args(["result", "composed", "--json"])).await;
+    let read = succeed(
+        fleet
+            .envicutor()
+            .await
+            .args(["result", "composed", "--json"]),
+    )
+    .await;
     let result: Value = serde_json::from_slice(&read.stdout).expect("a result as JSON");
     assert_eq!(result["outcome"], "finished", "{said}");
     assert_eq!(result["verdict"], "ok", "{said}");

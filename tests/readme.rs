@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use fleet::{Fleet, command, tools_dir};
+use fleet::{FIRST_USE, Fleet, command, tools_dir};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -25,9 +25,6 @@ const NATS_PY: &str = "nats-py==2.16.0";
 
 /// One of them at a time: a fleet's numbers of users, and two processors, are not for two fleets.
 static ONE: Mutex<()> = Mutex::const_new(());
-
-/// How long a snippet may take when images are prepared first.
-const FIRST_USE: Duration = Duration::from_mins(25);
 
 /// The fenced blocks of a language, in order.
 fn blocks(language: &str) -> Vec<&'static str> {
@@ -155,6 +152,7 @@ async fn the_first_command_prints_a_verdict() {
         .1;
     let printed = output(
         command(data_dir.path())
+            .await
             .current_dir(root())
             .args(arguments.split_whitespace()),
     )
