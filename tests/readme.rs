@@ -218,14 +218,14 @@ async fn the_python_and_rust_snippets_print_their_results() {
     assert!(python.starts_with("finished ok\nok "), "{python}");
     assert!(python.trim_end().ends_with(" 42"), "{python}");
 
-    // cargo builds the examples with the tests.
-    let tests = std::env::current_exe().expect("a path");
-    let example = tests
-        .ancestors()
-        .nth(2)
-        .expect("the target directory")
-        .join("examples/publish");
-    let rust = output(&mut snippet(&fleet, &example.to_string_lossy()).await).await;
+    let rust = output(snippet(&fleet, env!("CARGO")).await.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--example",
+        "publish",
+    ]))
+    .await;
     assert!(rust.contains("ok"), "{rust}");
     fleet.stop().await;
 }
