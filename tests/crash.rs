@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::{process::Child, time::timeout};
 
 /// More than a redelivery and a cold start on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 /// A NATS of its own that workers join as processes of their own.
 struct Site {
@@ -67,9 +67,7 @@ impl Site {
     }
 
     async fn service(&self) -> async_nats::Client {
-        async_nats::connect(self.nats.url(Role::Service))
-            .await
-            .expect("NATS accepts the service")
+        fleet::connect(&self.nats.url(Role::Service)).await
     }
 }
 
@@ -214,9 +212,7 @@ async fn a_submission_that_loses_every_worker_is_dead_lettered() {
     assert_eq!(result["failure"]["code"], "worker_lost");
     assert_eq!(result["failure"]["attempts"], 3);
 
-    let operator = async_nats::connect(site.nats.url(Role::Operator))
-        .await
-        .expect("NATS accepts the operator");
+    let operator = fleet::connect(&site.nats.url(Role::Operator)).await;
     let letters = async_nats::jetstream::new(operator)
         .get_stream("DEAD_LETTERS")
         .await

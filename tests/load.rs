@@ -62,9 +62,7 @@ async fn five_hundred_at_once_are_each_right_and_leave_nothing() {
 
 /// Messages in the queue of the default tenant.
 async fn queued(fleet: &Fleet) -> u64 {
-    let operator = async_nats::connect(&fleet.operator)
-        .await
-        .expect("NATS accepts the operator");
+    let operator = fleet::connect(&fleet.operator).await;
     let mut stream = async_nats::jetstream::new(operator)
         .get_stream("SUBMISSIONS_default")
         .await

@@ -34,8 +34,11 @@ fn shared_dir() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
+/// Steps only: the logs of installations are long.
 fn tell(progress: Progress) {
-    eprintln!("{progress}");
+    if let Progress::Step(step) = progress {
+        eprintln!("{step}");
+    }
 }
 
 async fn prepare(runtimes: &Runtimes, docker: &Docker, name: &str) -> Result<Digest, RuntimeError> {
@@ -221,7 +224,7 @@ async fn an_endless_script_is_ended_and_leaves_nothing() {
     .expect("a base image");
     let probe = Probe::new("endless", "echo so far; sleep 10000");
     let runtimes = probe.load_with(shared_dir(), |config| {
-        config.prepare_timeout_us = Micros(4_000_000)
+        config.prepare_timeout_us = Micros(4_000_000);
     });
     let error = prepare(&runtimes, &docker, &probe.name)
         .await
@@ -241,14 +244,15 @@ async fn two_workers_that_prepare_one_image_share_it() {
     let docker = engine().await;
     let probe = Probe::new("shared", "sleep 1");
     let (first, second) = (probe.load(shared_dir()), probe.load(shared_dir()));
-    let (first, second) = tokio::join!(
-        prepare(&first, &docker, &probe.name),
-        prepare(&second, &docker, &probe.name)
-    );
-    assert_eq!(first.expect("made"), second.expect("found"));
+    let spawn = |runtimes: Runtimes| {
+        let (docker, name) = (docker.clone(), probe.name.clone());
+        tokio::spawn(async move { prepare(&runtimes, &docker, &name).await })
+    };
+    let (first, second) = tokio::join!(spawn(first), spawn(second));
+    let image = first.expect("joined").expect("made");
+    assert_eq!(image, second.expect("joined").expect("found"));
     assert_eq!(probe.images(&docker).await, 1);
-    let image = prepare(&probe.load(shared_dir()), &docker, &probe.name).await;
-    delete(&docker, &image.expect("found")).await;
+    delete(&docker, &image).await;
 }
 
 #[tokio::test]

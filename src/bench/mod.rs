@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub mod fleet;
 pub mod raw;
+pub mod root;
 
 /// What came of a series of jobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]

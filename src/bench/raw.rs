@@ -76,7 +76,7 @@ pub fn run(raw: &RawRun) -> Result<Measured, RawError> {
         let joined = threads.into_iter().map(|thread| {
             thread
                 .join()
-                .expect("a thread of the yardstick does not panic")
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         joined.collect::<Result<Vec<_>, _>>()
     })?;

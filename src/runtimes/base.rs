@@ -147,14 +147,21 @@ impl Base {
             self.suite
         ));
         let scratch = Scratch::make(work_dir)?;
-        self.debootstrap(&scratch, lock, log).await?;
-        log.step("base image: importing");
-        let imported = self.import(docker, &scratch).await;
+        let imported = async {
+            self.debootstrap(&scratch, lock, log).await?;
+            // A process with another working directory may have been faster.
+            if self.find(docker).await?.is_some() {
+                return Ok(());
+            }
+            log.step("base image: importing");
+            self.import(docker, &scratch).await
+        };
+        let imported = imported.await;
         scratch.remove().await;
         imported?;
-        match image_id(docker, &self.tag()).await? {
+        match self.find(docker).await? {
             Some(id) => {
-                log.step(format!("base image: ready as {}", self.tag()));
+                log.step("base image: ready");
                 Ok(id)
             }
             None => Err(self.failure("it vanished right after its import", log)),
@@ -370,5 +377,56 @@ mod tests {
         );
         assert_eq!(stage_of("I: Base system installed successfully."), None);
         assert_eq!(stage_of("Get:1 something"), None);
+    }
+
+    /// The processes of this machine that were started with `text` in their command or environment.
+    fn processes_with(text: &str) -> Vec<String> {
+        let processes = std::fs::read_dir("/proc").expect("there");
+        let paths = processes.flatten().map(|entry| entry.path());
+        paths
+            .filter(|path| {
+                let holds = |file| {
+                    let bytes = std::fs::read(path.join(file)).unwrap_or_default();
+                    String::from_utf8_lossy(&bytes).contains(text)
+                };
+                holds("cmdline") || holds("environ")
+            })
+            .map(|path| path.display().to_string())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_bootstrap_that_is_given_up_leaves_no_process_no_mount_and_no_file() {
+        let work = tempfile::tempdir().expect("a directory");
+        let base = Base::new(&config::Runtimes::default());
+        let mut log = Log::new(&|_| ());
+        let lock = Lock::take(work.path(), "base image", Duration::ZERO, &mut log).await;
+        let lock = lock.expect("free");
+        let scratch = Scratch::make(work.path()).expect("made");
+        let path = scratch.path().to_owned();
+        let given_up = tokio::time::timeout(Duration::from_secs(4), async {
+            let scratch = scratch;
+            base.debootstrap(&scratch, &lock, &mut log).await
+        });
+        // Where there is no root or no mirror it failed before that; it may leave nothing either way.
+        drop(given_up.await);
+        assert!(!path.exists(), "its files");
+        let text = path.display().to_string();
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while !processes_with(&text).is_empty() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{:?}",
+                processes_with(&text)
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("there");
+        assert!(!mounts.contains(&text), "{mounts}");
+        drop(lock);
+        // A killed process closes its files a moment after its command line is gone.
+        let mut log = Log::new(&|_| ());
+        let free = Lock::take(work.path(), "base image", Duration::from_secs(5), &mut log).await;
+        free.expect("the lock went with them");
     }
 }

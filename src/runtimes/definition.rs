@@ -129,14 +129,13 @@ impl Definition {
         let reference = self.reference().to_string();
         let script = self.script.as_deref().unwrap_or_default();
         let packages = self.packages.iter().map(String::as_str);
-        let mut text = String::new();
-        for part in [super::install::SCRIPT, base, &reference, script]
+        let parts = [super::install::SCRIPT, base, &reference, script];
+        // Lengths keep the parts apart.
+        let text: String = parts
             .into_iter()
             .chain(packages)
-        {
-            // Lengths keep the parts apart.
-            text.push_str(&format!("{}:{part}\n", part.len()));
-        }
+            .flat_map(|part| [part.len().to_string(), format!(":{part}\n")])
+            .collect();
         Digest::of(text.as_bytes())
     }
 }

@@ -61,7 +61,7 @@ impl Health {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the Docker Engine fails its probe: nothing is pulled")
+                    tracing::warn!(%error, "the Docker Engine fails its probe: nothing is pulled");
                 }
             }
             tokio::time::sleep(wait).await;

@@ -129,6 +129,7 @@ impl Life {
     async fn way(&self, admitted: &mut Admitted) -> Step<()> {
         self.skip_what_is_done().await?;
         let history = self.history().await?;
+        tracing::Span::current().record("attempt", history.next_attempt());
         if let Some((code, message)) =
             history.exhausted(&self.fleet.config.worker, self.delivery.num_delivered)
         {

@@ -149,22 +149,22 @@ impl Pulling {
         }
     }
 
+    /// Joins the group that wakes go to. What was published before woke others, or nobody: every queue is asked once more.
+    async fn join(&mut self) {
+        match Wakes::shared(&self.fleet.bus).await {
+            Ok(ours) => self.ours = Some(ours),
+            Err(error) => {
+                tracing::warn!(%error, "no wakes until the next sweep");
+                self.sweep.tick().await;
+            }
+        }
+        self.ready.sweep();
+    }
+
     /// Waits until some queue may hold something: a wake meant for this worker, or the sweep.
     async fn something(&mut self, over: &CancellationToken) {
-        let ours = match &mut self.ours {
-            Some(ours) => ours,
-            None => match Wakes::shared(&self.fleet.bus).await {
-                // What was published before the subscription woke others, or nobody: ask once more.
-                Ok(ours) => {
-                    self.ours = Some(ours);
-                    return self.ready.sweep();
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "no wakes until the next sweep");
-                    self.sweep.tick().await;
-                    return self.ready.sweep();
-                }
-            },
+        let Some(ours) = &mut self.ours else {
+            return self.join().await;
         };
         loop {
             tokio::select! {

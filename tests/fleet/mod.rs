@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// The first use on a machine bootstraps the base image and installs compilers.
-pub const FIRST_USE: Duration = Duration::from_secs(1_500);
+pub const FIRST_USE: Duration = Duration::from_mins(25);
 
 /// How long a fleet may take to drain and stop.
 const STOP: Duration = Duration::from_secs(90);
@@ -100,9 +100,7 @@ impl Fleet {
 
     /// A connection with the rights of a service.
     pub async fn connect(&self) -> async_nats::Client {
-        async_nats::connect(&self.service)
-            .await
-            .expect("NATS accepts the service")
+        connect(&self.service).await
     }
 
     /// Publishes each submission as JSON under an id of its own and returns the results in the same order. Fails when one
@@ -136,9 +134,8 @@ impl Fleet {
                 }
             }
         };
-        if timeout(FIRST_USE, all).await.is_err() {
-            panic!("{} of {} results came", found.len(), ids.len());
-        }
+        let came = timeout(FIRST_USE, all).await.is_ok();
+        assert!(came, "{} of {} results came", found.len(), ids.len());
         ids.iter()
             .map(|id| found.remove(id).expect("each was found"))
             .collect()
@@ -210,6 +207,18 @@ pub async fn nats_server() -> PathBuf {
 /// Where tools that tests obtain are kept from one run to the next.
 pub fn tools_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools")
+}
+
+/// A connection as the user in the URL, as any client would make it.
+pub async fn connect(url: &str) -> async_nats::Client {
+    let server: async_nats::ServerAddr = url.parse().expect("a URL");
+    let (user, password) = (
+        server.username().expect("a user"),
+        server.password().expect("a password"),
+    );
+    let options =
+        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
+    options.connect(url).await.expect("NATS accepts the user")
 }
 
 /// Sends a signal to a process that the test started.
