@@ -9,3 +9,8 @@ pub mod nats_server;
 pub mod runtimes;
 pub mod submission;
 pub mod worker;
+
+/// The README's Rust, compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

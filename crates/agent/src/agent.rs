@@ -209,6 +209,7 @@ impl Agent {
                     return Err(out_of_order("stdin", "it once for each `stdin_wanted`"));
                 }
             }
+            Command::Keep => {}
             Command::Kill => {
                 if let Some(stage) = &mut self.stage {
                     stage.kill(envicutor_protocol::Killed::Asked);

@@ -74,6 +74,8 @@ pub enum Command {
     Stage(Box<Stage>),
     /// The next part of the running stage's standard input.
     Stdin(Stdin),
+    /// keep
+    Keep,
     /// End the running stage now.
     Kill,
 }
