@@ -8,12 +8,14 @@
 //! | [`facts`], [`attempts`] | what is known before the body is read; what became of earlier attempts |
 //! | [`watch`] | what ends a run from outside |
 //! | [`execute`], [`live`] | the stages; their events |
+//! | [`trouble`], [`bury`] | a failure of ours; its end in the dead letters |
 //! | [`journal`] | the log of a submission |
 //! | [`health`] | whether this worker can run anything |
 //! | [`registry`] | what the fleet is told of it |
 
 mod admit;
 mod attempts;
+mod bury;
 mod execute;
 mod facts;
 mod health;
@@ -23,6 +25,7 @@ mod live;
 mod pull;
 mod ready;
 mod registry;
+mod trouble;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
