@@ -226,6 +226,7 @@ async fn the_python_and_rust_snippets_print_their_results() {
         "publish",
     ]))
     .await;
-    assert!(rust.contains("ok"), "{rust}");
+    assert!(rust.contains("Finished Some(Ok)"), "{rust}");
+    assert!(rust.trim_end().ends_with("\"42\\n\""), "{rust}");
     fleet.stop().await;
 }
