@@ -11,10 +11,12 @@ use envicutor_protocol::{CHUNK_BYTES, Command, Open, Report, Stage as Order, VER
 use crate::{
     cgroup::Cgroup,
     child::Handover,
+    clean::clean,
     connection::{Connection, End},
     failure::{Failure, Naming},
     files,
     identity::Identity,
+    kept::Kept,
     spawn,
     stage::Stage,
     sys::{self, Reaping},
@@ -51,6 +53,10 @@ pub struct Agent {
     reap_again: bool,
     /// Whether a stage has ever run: no file is taken after that.
     has_run: bool,
+    /// What `Keep` kept.
+    kept: Option<Kept>,
+    /// Whether the work directory may be another than what was kept.
+    is_altered: bool,
 }
 
 impl Agent {
@@ -74,6 +80,8 @@ impl Agent {
             stage: None,
             reap_again: false,
             has_run: false,
+            kept: None,
+            is_altered: false,
         })
     }
 
@@ -193,11 +201,13 @@ impl Agent {
             Command::Open(open) => self.open(&open)?,
             Command::File(file) => {
                 let identity = self.opened("file")?;
-                if self.has_run {
-                    return Err(out_of_order("file", "files before the first stage"));
+                if self.has_run || self.kept.is_some() {
+                    let expected = "files before `keep` and the first stage";
+                    return Err(out_of_order("file", expected));
                 }
                 files::write(&file, &self.work_dir, identity)?;
             }
+            Command::Keep => self.keep()?,
             Command::Stage(order) => self.start(*order)?,
             Command::Stdin(stdin) => {
                 check_stdin(stdin.data.len())?;
@@ -237,6 +247,34 @@ impl Agent {
             .ok_or_else(|| out_of_order(command, "`open` first"))
     }
 
+    fn keep(&mut self) -> Result<(), End> {
+        let identity = self.opened("keep")?;
+        if self.stage.is_some() {
+            return Err(out_of_order("keep", "it while no stage runs"));
+        }
+        // The one before goes first: there may be no room for both.
+        self.kept = None;
+        let kept = Kept::take(&self.work_dir, identity)
+            .naming("keep the work directory", self.work_dir.display())?;
+        self.is_altered = !kept.is_exact;
+        self.kept = Some(kept);
+        Ok(())
+    }
+
+    /// Takes away what earlier stages have left, but for a work directory that nobody has kept.
+    fn reset(&mut self, identity: Identity) -> Result<(), Failure> {
+        if self.has_run {
+            clean(identity)?;
+        }
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.is_altered) {
+            kept.lay_out()
+                .naming("lay out what was kept", self.work_dir.display())?;
+        }
+        self.has_run = true;
+        self.is_altered = true;
+        Ok(())
+    }
+
     fn start(&mut self, order: Order) -> Result<(), End> {
         let identity = self.opened("stage")?;
         if self.stage.is_some() {
@@ -251,7 +289,7 @@ impl Agent {
             );
         }
         check_stdin(order.stdin.data.len())?;
-        self.has_run = true;
+        self.reset(identity)?;
         let stage = Stage::start(order, identity, &self.work_dir, &self.cgroup, self.handover)?;
         let executed = stage.was_executed();
         self.stage = Some(stage);
