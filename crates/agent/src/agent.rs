@@ -1,6 +1,7 @@
 //! The agent's loop: one thread that waits for the worker, for its processes and for the next limit, whichever comes first.
 
 use std::{
+    io,
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
     time::Duration,
@@ -18,7 +19,7 @@ use crate::{
     identity::Identity,
     kept::Kept,
     spawn,
-    stage::Stage,
+    stage::{self, Stage},
     sys::{self, Reaping},
 };
 
@@ -219,7 +220,6 @@ impl Agent {
                     return Err(out_of_order("stdin", "it once for each `stdin_wanted`"));
                 }
             }
-            Command::Keep => {}
             Command::Kill => {
                 if let Some(stage) = &mut self.stage {
                     stage.kill(envicutor_protocol::Killed::Asked);
@@ -254,25 +254,36 @@ impl Agent {
         }
         // The one before goes first: there may be no room for both.
         self.kept = None;
-        let kept = Kept::take(&self.work_dir, identity)
-            .naming("keep the work directory", self.work_dir.display())?;
-        self.is_altered = !kept.is_exact;
-        self.kept = Some(kept);
+        let bytes = match Kept::take(&self.work_dir, identity) {
+            Ok(kept) => {
+                self.is_altered = !kept.is_exact;
+                Some(self.kept.insert(kept).bytes())
+            }
+            Err(error) if is_no_room(&error) => None,
+            Err(error) => {
+                let object = self.work_dir.display();
+                return Err(Failure::new("keep the work directory", object, error).into());
+            }
+        };
+        self.connection.send(&Report::Kept { bytes })?;
         Ok(())
     }
 
-    /// Takes away what earlier stages have left, but for a work directory that nobody has kept.
-    fn reset(&mut self, identity: Identity) -> Result<(), Failure> {
+    /// Takes away what earlier stages have left, but for a work directory that nobody has kept. False where there is no room
+    /// for what was kept.
+    fn reset(&mut self, identity: Identity) -> Result<bool, Failure> {
         if self.has_run {
             clean(identity)?;
         }
         if let Some(kept) = self.kept.as_ref().filter(|_| self.is_altered) {
-            kept.lay_out()
-                .naming("lay out what was kept", self.work_dir.display())?;
+            match kept.lay_out() {
+                Err(error) if is_no_room(&error) => return Ok(false),
+                laid_out => laid_out.naming("lay out what was kept", self.work_dir.display())?,
+            }
         }
         self.has_run = true;
         self.is_altered = true;
-        Ok(())
+        Ok(true)
     }
 
     fn start(&mut self, order: Order) -> Result<(), End> {
@@ -289,7 +300,11 @@ impl Agent {
             );
         }
         check_stdin(order.stdin.data.len())?;
-        self.reset(identity)?;
+        if !self.reset(identity)? {
+            self.connection
+                .send(&Report::Ended(Box::new(stage::out_of_memory())))?;
+            return Ok(());
+        }
         let stage = Stage::start(order, identity, &self.work_dir, &self.cgroup, self.handover)?;
         let executed = stage.was_executed();
         self.stage = Some(stage);
@@ -299,6 +314,11 @@ impl Agent {
         // Signals and output that are there already are found by the next turn's poll.
         Ok(())
     }
+}
+
+/// Whether a step failed for want of memory or of disk in memory: a submission's doing.
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC))
 }
 
 fn out_of_order(command: &str, expected: &str) -> End {

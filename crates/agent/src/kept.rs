@@ -63,6 +63,11 @@ impl Kept {
         })
     }
 
+    /// The memory that it takes, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Makes the work directory what it was.
     pub fn lay_out(&self) -> io::Result<()> {
         let mut work = || {

@@ -12,7 +12,7 @@
 //! | (accepts) | [`Report::Hello`] | once, at once after connecting. Another `version`: the worker closes |
 //! | [`Command::Open`] | nothing | once, first: who the stages run as and where |
 //! | [`Command::File`], for each file | nothing | after `Open`, before the first `Keep` and `Stage`. A file larger than one frame goes on in frames of the same path with `append` |
-//! | [`Command::Keep`] | nothing | after `Open`, while no stage runs: before the first or between two. Again: what is there now is kept instead |
+//! | [`Command::Keep`] | [`Report::Kept`] | after `Open`, while no stage runs: before the first or between two. Again: what is there now is kept instead |
 //! | [`Command::Stage`] | [`Report::Started`], then any number of [`Report::Output`] and [`Report::StdinWanted`], then one [`Report::Ended`] | after `Open`; one at a time: the next after `Ended` |
 //! | [`Command::Stdin`] | nothing | once for each `StdinWanted`; one that meets a stage that has ended meanwhile is dropped |
 //! | [`Command::Kill`] | nothing of its own (the stage's `Ended` comes as always, with `killed`) | at any time; without a stage it does nothing |
@@ -36,8 +36,9 @@
 //! After `Keep` no run finds another's traces: every later stage finds the work directory as it was then. Kept are
 //! directories, files and symbolic links with their contents, modes and times of modification. A hard link becomes a file of
 //! its own; pipes, sockets, extended attributes and access lists are not kept. What is kept lies in the container's memory
-//! beside the work directory itself (holes of files take none): where there is no room for both, that is
-//! [`Report::Failed`], at `Keep` or at the stage that should find it.
+//! beside the work directory itself (holes of files take none). A build may leave so much that there is no room for both, and
+//! that is its own doing: `Kept` then says so and nothing is kept, and a stage that should find what was kept ends
+//! as one that was out of memory.
 //!
 //! The worker trusts no number, length or byte from here more than it must: the agent is ours, but it lives beside hostile code.
 
@@ -85,8 +86,6 @@ pub enum Command {
     Stage(Box<Stage>),
     /// The next part of the running stage's standard input.
     Stdin(Stdin),
-    /// keep
-    Keep,
     /// End the running stage now.
     Kill,
 }
@@ -170,6 +169,11 @@ pub enum Report {
     Hello {
         /// [`VERSION`] of the agent.
         version: u32,
+    },
+    /// The work directory was kept.
+    Kept {
+        /// The memory that this takes, in bytes; none where there is no room for it, and then nothing is kept.
+        bytes: Option<u64>,
     },
     /// The stage's program was executed.
     Started,

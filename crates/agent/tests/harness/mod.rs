@@ -133,6 +133,15 @@ impl Worker {
         self.socket.write_all(&frame).expect("the agent reads");
     }
 
+    /// Keeps the work directory: the memory that this takes, or `None` where there is no room.
+    pub fn keep(&mut self) -> Option<u64> {
+        self.send(&Command::Keep);
+        match self.receive() {
+            Some(Report::Kept { bytes }) => bytes,
+            other => panic!("{other:?} came, expected kept"),
+        }
+    }
+
     /// The next report; `None` once the agent has closed.
     pub fn receive(&mut self) -> Option<Report> {
         let mut prefix = [0; 4];
