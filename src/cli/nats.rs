@@ -1,0 +1,117 @@
+//! `envicutor nats apply`, `nats check` and `nats init DIR`: the fleet's streams and buckets, and the files of a server.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{
+    exit::{CliError, Exit},
+    options::{Options, user_of},
+    printer::say_json,
+    terminal::{say, tell},
+};
+use crate::{
+    bus::{
+        Bus, Role,
+        provision::{self, Outcome, ProvisionError, Report},
+    },
+    client::ClientError,
+    nats_server::files,
+};
+
+/// Provision NATS. `apply` and `check` need the operator's rights.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Nats {
+    /// Create and update the streams and buckets. Refuses what would lose data, and may be repeated at any time.
+    Apply {
+        /// Print an object for each, one a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what `apply` would do, and do nothing. Exits 1 where that is anything.
+    Check {
+        /// Print an object for each, one a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a server's configuration and generated passwords into a directory. Overwrites nothing.
+    Init {
+        /// The directory; made where it is missing.
+        dir: PathBuf,
+    },
+}
+
+impl Nats {
+    /// Does it and prints what was done.
+    pub async fn run(self, options: &Options) -> Result<Exit, CliError> {
+        match self {
+            Self::Apply { json } => {
+                let reports = reports(options, true).await?;
+                print(&reports, json)?;
+                let is_refused = |report: &Report| matches!(report.outcome, Outcome::Refused(_));
+                Ok(if reports.iter().any(is_refused) {
+                    Exit::Failed
+                } else {
+                    Exit::Ok
+                })
+            }
+            Self::Check { json } => {
+                let reports = reports(options, false).await?;
+                print(&reports, json)?;
+                let is_as_wanted = |report: &Report| report.outcome == Outcome::Unchanged;
+                Ok(if reports.iter().all(is_as_wanted) {
+                    Exit::Ok
+                } else {
+                    Exit::NotOk
+                })
+            }
+            Self::Init { dir } => init(options, &dir),
+        }
+    }
+}
+
+async fn reports(options: &Options, apply: bool) -> Result<Vec<Report>, CliError> {
+    let config = options.load_for(Role::Operator)?;
+    let role = user_of(&config.nats.url).unwrap_or(Role::Operator);
+    let bus = Bus::connect(&config.nats, role, "envicutor-nats").await;
+    let bus = bus.map_err(ClientError::from)?;
+    let reports = if apply {
+        provision::apply(&bus, &config).await
+    } else {
+        provision::check(&bus, &config).await
+    };
+    bus.close().await;
+    reports.map_err(|error: ProvisionError| CliError::Failed(error.to_string()))
+}
+
+fn print(reports: &[Report], json: bool) -> Result<(), CliError> {
+    for report in reports {
+        let (outcome, differences) = match &report.outcome {
+            Outcome::Created => ("created", &[][..]),
+            Outcome::Updated(differences) => ("updated", &differences[..]),
+            Outcome::Unchanged => ("unchanged", &[][..]),
+            Outcome::Refused(reasons) => ("refused", &reasons[..]),
+        };
+        if json {
+            let object = &report.object;
+            say_json(&json!({"object": object, "outcome": outcome, "differences": differences}))?;
+            continue;
+        }
+        say(format!("{outcome:<9}  {}", report.object))?;
+        for difference in differences {
+            say(format!("           {difference}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn init(options: &Options, dir: &std::path::Path) -> Result<Exit, CliError> {
+    let done = files::init(dir, &options.load()?.nats.prefix)?;
+    for path in &done.written {
+        say(path.display().to_string())?;
+    }
+    for path in &done.kept {
+        tell(format!("{} is kept as it is", path.display()));
+    }
+    Ok(Exit::Ok)
+}

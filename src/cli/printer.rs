@@ -1,0 +1,189 @@
+//! Shows a submission while it runs, and its result: what the program writes goes to our standard output and standard error
+//! as it comes, the report to standard output, everything else that is said to standard error. With `--json` the messages of
+//! the contract take their place, one a line.
+//!
+//! The invariant: of a run that is shown, each byte is written once, in order, whether it came with an event or with the
+//! result.
+
+use std::{collections::HashMap, io, io::IsTerminal as _};
+
+use envicutor_protocol::Stream;
+use serde::Serialize;
+
+use super::{
+    exit::CliError,
+    report::{report, word},
+    terminal::{self, Sink, escape_line, has_colors, say, tell},
+};
+use crate::submission::{
+    content::Output,
+    event::{Event, Happened, StageName},
+    result::{Outcome, Run, SubmissionResult, Verdict},
+};
+
+/// Shows one submission.
+#[derive(Debug)]
+pub struct Printer {
+    form: Form,
+    stdout: Sink<io::Stdout>,
+    stderr: Sink<io::Stderr>,
+    attempt: u64,
+    /// How much of each stream was written already, in this attempt.
+    written: HashMap<(StageName, Stream), u64>,
+}
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// The result as a message.
+    JsonResult,
+    /// Every event and the result as messages.
+    JsonAll,
+}
+
+impl Form {
+    /// The form for `--json`, where only the result is shown.
+    pub const fn of_result(json: bool) -> Self {
+        if json { Self::JsonResult } else { Self::Text }
+    }
+
+    /// The form for `--json`, where events are shown too.
+    pub const fn of_all(json: bool) -> Self {
+        if json { Self::JsonAll } else { Self::Text }
+    }
+}
+
+impl Printer {
+    /// Has shown nothing yet.
+    pub fn new(form: Form) -> Self {
+        Self {
+            form,
+            stdout: terminal::stdout(),
+            stderr: terminal::stderr(),
+            attempt: 0,
+            written: HashMap::new(),
+        }
+    }
+
+    /// Shows an event.
+    pub fn event(&mut self, event: &Event) -> Result<(), CliError> {
+        match self.form {
+            Form::JsonResult => return Ok(()),
+            Form::JsonAll => return say_json(event),
+            Form::Text => {}
+        }
+        if event.attempt != self.attempt {
+            self.attempt = event.attempt;
+            self.written.clear();
+        }
+        match &event.happened {
+            Happened::Started if event.attempt > 1 => {
+                let worker = escape_line(&event.worker);
+                self.tell(&format!("attempt {} on {worker}", event.attempt))
+            }
+            Happened::StageStarted {
+                stage: StageName::Compile,
+            } => self.tell("compiling"),
+            Happened::StageStarted {
+                stage: StageName::Run { run: 0 },
+            } => self.tell("running"),
+            Happened::StageEnded {
+                stage: StageName::Run { run },
+                verdict,
+            } if *run > 0 || *verdict != Verdict::Ok => {
+                self.tell(&format!("run {}: {}", run + 1, word(verdict)))
+            }
+            Happened::Output {
+                stage,
+                stream,
+                offset_bytes,
+                data,
+            } => self.output(*stage, *stream, offset_bytes.0, &data.data),
+            Happened::Started | Happened::StageStarted { .. } | Happened::StageEnded { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    /// Shows the result: the output that was not shown yet, and the report.
+    pub fn result(&mut self, result: &SubmissionResult) -> Result<(), CliError> {
+        if self.form != Form::Text {
+            return say_json(result);
+        }
+        if result.attempt != self.attempt {
+            self.written.clear();
+        }
+        if result.outcome == Outcome::Finished {
+            if let Some(compile) = &result.compile {
+                self.outputs(StageName::Compile, compile)?;
+            }
+            if let Some((run, shown)) = run_to_show(result) {
+                if result.runs.len() > 1 {
+                    self.tell(&format!("the output of test {}:", run + 1))?;
+                }
+                self.outputs(StageName::Run { run }, shown)?;
+            }
+        }
+        self.end_lines()?;
+        let text = report(result, has_colors(io::stdout().is_terminal()));
+        Ok(say(text.trim_end())?)
+    }
+
+    fn outputs(&mut self, stage: StageName, run: &Run) -> Result<(), CliError> {
+        let mut one = |stream, output: &Output| self.output(stage, stream, 0, &output.data);
+        one(Stream::Stdout, &run.stdout)?;
+        one(Stream::Stderr, &run.stderr)
+    }
+
+    /// Writes the part of `data` that follows what was written. A compiler's output is all for people.
+    fn output(
+        &mut self,
+        stage: StageName,
+        stream: Stream,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), CliError> {
+        let written = self.written.entry((stage, stream)).or_default();
+        // After a gap nothing fits; the result brings the rest.
+        let Some(known) = written.checked_sub(offset) else {
+            return Ok(());
+        };
+        let fresh = usize::try_from(known)
+            .ok()
+            .and_then(|known| data.get(known..));
+        let fresh = fresh.unwrap_or_default();
+        *written += fresh.len() as u64;
+        match (stage, stream) {
+            (StageName::Run { .. }, Stream::Stdout) => self.stdout.write(fresh)?,
+            (StageName::Compile, _) | (_, Stream::Stderr) => self.stderr.write(fresh)?,
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, line: &str) -> Result<(), CliError> {
+        self.end_lines()?;
+        tell(line);
+        Ok(())
+    }
+
+    fn end_lines(&mut self) -> Result<(), CliError> {
+        self.stdout.end()?;
+        Ok(self.stderr.end()?)
+    }
+}
+
+/// Writes a message of the contract to standard output.
+pub fn say_json(message: &impl Serialize) -> Result<(), CliError> {
+    let line = serde_json::to_string(message).map_err(|error| CliError::Show(error.to_string()))?;
+    Ok(say(line)?)
+}
+
+/// The run whose output is shown: the only one, or the first that is not ok.
+fn run_to_show(result: &SubmissionResult) -> Option<(usize, &Run)> {
+    let is_shown = |run: &Run| result.runs.len() == 1 || run.verdict != Verdict::Ok;
+    let mut runs = result.runs.iter().enumerate();
+    runs.find(|(_, run)| is_shown(run))
+        .filter(|(_, run)| run.verdict != Verdict::Skipped)
+}

@@ -1,0 +1,138 @@
+//! `envicutor submit FILE…`: publishes a submission. Prints its id; with `--wait` its result, with `--watch` also what happens
+//! until then.
+
+use serde::Serialize;
+
+use super::{
+    exit::{CliError, Exit},
+    follow::{Patience, follow},
+    guess::runtime_of,
+    options::Options,
+    printer::{Form, Printer, say_json},
+    program::ProgramArgs,
+    terminal::{say, tell},
+};
+use crate::{
+    bus::Role,
+    client::{Client, Submitted, Watch},
+    submission::{
+        message::{EventsWanted, Submission},
+        names::{Digest, Lane, SubmissionId, Tenant},
+    },
+};
+
+/// Publish a submission and print its id.
+///
+/// Exits when the submission is stored: 0, or 2 when the fleet refuses it. With --wait or --watch it exits as the result says: 0
+/// finished and ok, 1 finished and not ok, 2 rejected, 3 failed, 5 when the time is over (the submission goes on).
+#[derive(Debug, Clone, clap::Args)]
+pub struct Submit {
+    #[command(flatten)]
+    program: ProgramArgs,
+    /// The tenant whose queue it goes to.
+    #[arg(long, default_value = "default")]
+    tenant: Tenant,
+    /// Its class of service.
+    #[arg(long, value_enum, default_value = "interactive")]
+    lane: Lane,
+    /// Its id, which makes a repeated publish the same submission. Without it: a fresh one.
+    #[arg(long)]
+    id: Option<SubmissionId>,
+    /// Wait for the result and print it.
+    #[arg(long)]
+    wait: bool,
+    /// Show what happens until the result is there.
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    patience: Patience,
+    /// Print messages of the contract, one a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints of a submission that is stored.
+#[derive(Serialize)]
+struct Stored<'a> {
+    tenant: &'a Tenant,
+    id: &'a SubmissionId,
+    lane: Lane,
+    submission_digest: &'a Digest,
+}
+
+impl Submit {
+    /// Publishes, and waits if asked to.
+    pub async fn run(self, options: &Options) -> Result<Exit, CliError> {
+        // What is wrong with the files is told before a connection is needed.
+        let named = self.program.runtime().cloned();
+        let early = named.map(|runtime| self.program.submission(runtime, self.events()));
+        let early = early.transpose()?;
+        let client = options.connect(Role::Service).await?;
+        let submission = if let Some(submission) = early {
+            submission
+        } else {
+            let runtime = runtime_of(self.program.first_file(), &client.runtimes().await?)?;
+            self.program.submission(runtime, self.events())?
+        };
+        let exit = self.submit(options, &client, &submission).await;
+        client.close().await;
+        exit
+    }
+
+    async fn submit(
+        &self,
+        options: &Options,
+        client: &Client,
+        submission: &Submission,
+    ) -> Result<Exit, CliError> {
+        let id = self.id.clone().unwrap_or_else(SubmissionId::generate);
+        let mut watch: Option<Watch> = None;
+        if self.wait || self.watch {
+            watch = Some(client.watch(&self.tenant, &id).await?);
+        }
+        let submitted = client
+            .submit(&self.tenant, self.lane, Some(id), submission)
+            .await?;
+        let Some(mut watch) = watch else {
+            return self.told(&submitted);
+        };
+        tell(format!("submitted {}", submitted.id));
+        let form = if self.watch {
+            Form::of_all(self.json)
+        } else {
+            Form::of_result(self.json)
+        };
+        let time = self.patience.time(options.load()?.client.wait_timeout_us);
+        let of = (&submitted.tenant, &submitted.id);
+        follow(
+            &mut watch,
+            &mut Printer::new(form),
+            of,
+            Some(&submitted),
+            time,
+        )
+        .await
+    }
+
+    fn told(&self, submitted: &Submitted) -> Result<Exit, CliError> {
+        if self.json {
+            say_json(&Stored {
+                tenant: &submitted.tenant,
+                id: &submitted.id,
+                lane: submitted.lane,
+                submission_digest: &submitted.submission_digest,
+            })?;
+        } else {
+            say(submitted.id.as_str())?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn events(&self) -> EventsWanted {
+        if self.watch {
+            self.program.events_to_watch()
+        } else {
+            EventsWanted::default()
+        }
+    }
+}
