@@ -103,6 +103,8 @@ fn flags(root: &Path, target: &str) -> Vec<String> {
         let script = root.join("crates/agent/agent.ld");
         flags.push(format!("-Clink-arg=-Wl,-T,{}", script.display()));
         flags.push("-Clink-arg=-Wl,--no-eh-frame-hdr".to_owned());
+        // The same instructions at many places become a call.
+        flags.push("-Cllvm-args=-enable-machine-outliner=always".to_owned());
     }
     flags
 }

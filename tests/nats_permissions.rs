@@ -6,10 +6,7 @@ mod fleet;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, jetstream};
-use envicutor::{
-    bus::{Role, queue::Puller},
-    submission::names::{Lane, Tenant},
-};
+use envicutor::bus::Role;
 use fleet::nats::TestNats;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -26,7 +23,8 @@ struct Watched {
 impl Watched {
     async fn connect(nats: &TestNats, role: Role) -> Self {
         let (tell, refusals) = mpsc::unbounded_channel();
-        let options = ConnectOptions::new()
+        let (user, password) = nats.login(role);
+        let options = ConnectOptions::with_user_and_password(user, password)
             .custom_inbox_prefix(role.inbox_prefix())
             .event_callback(move |event| {
                 let tell = tell.clone();
@@ -36,7 +34,7 @@ impl Watched {
                     }
                 }
             });
-        let client = options.connect(nats.url(role)).await.expect("connected");
+        let client = options.connect(nats.address()).await.expect("connected");
         Self { client, refusals }
     }
 
@@ -154,7 +152,7 @@ async fn a_service_publishes_listens_asks_and_reads_results_in_every_way() {
             .subscribe(listens_to)
             .await
             .expect("listening");
-        worker.client.flush().await.expect("flushed");
+        worker.round_trip().await.expect("answered");
         let answer = async {
             let question = asked.next().await.expect("asked");
             let reply = question.reply.expect("a reply subject");
@@ -178,7 +176,7 @@ async fn a_service_publishes_listens_asks_and_reads_results_in_every_way() {
         .subscribe("envicutor.results.default.>")
         .await
         .expect("listening");
-    service.client.flush().await.expect("flushed");
+    service.round_trip().await.expect("answered");
     worker
         .client
         .publish("envicutor.events.default.a1.started", "e".into())
@@ -271,7 +269,7 @@ async fn an_operator_is_answered_by_workers_and_purges_and_deletes() {
         .subscribe("envicutor.info.>")
         .await
         .expect("listening");
-    worker.client.flush().await.expect("flushed");
+    worker.round_trip().await.expect("answered");
     let answer = async {
         let reply = asked
             .next()
@@ -305,58 +303,69 @@ async fn an_operator_is_answered_by_workers_and_purges_and_deletes() {
 #[tokio::test]
 async fn nobody_gets_in_without_a_password_or_with_a_wrong_one() {
     let nats = TestNats::start().await;
-    let url = nats.url(Role::Service);
-    let address = url.rsplit('@').next().expect("an address");
-    for url in [
-        format!("nats://{address}"),
-        format!("nats://service@{address}"),
-        format!("nats://service:@{address}"),
-        format!("nats://service:wrong@{address}"),
-        format!("nats://nobody:wrong@{address}"),
+    assert!(async_nats::connect(nats.address()).await.is_err());
+    let (user, password) = nats.login(Role::Service);
+    for (user, password, gets_in) in [
+        (user.as_str(), password.as_str(), true),
+        (&user, "", false),
+        (&user, "wrong", false),
+        ("operator", &password, false),
+        ("nobody", "", false),
     ] {
-        assert!(async_nats::connect(&url).await.is_err(), "{url}");
+        let options = ConnectOptions::with_user_and_password(user.into(), password.into());
+        assert_eq!(
+            options.connect(nats.address()).await.is_ok(),
+            gets_in,
+            "{user}:{password}"
+        );
     }
 }
 
-/// A push consumer's messages are sent by the server, past the permissions of who made it.
+/// The server sends a push consumer's messages itself, past the permissions of who made it. It counts no stream and no API as
+/// somebody who listens, so that none is sent there.
 #[tokio::test]
-async fn a_service_cannot_have_the_server_write_where_it_may_not() {
+async fn a_service_cannot_have_a_consumer_write_where_it_may_not() {
     let nats = TestNats::start().await;
     let (service, worker) = (nats.bus(Role::Service).await, nats.bus(Role::Worker).await);
     worker
         .publish_stored("envicutor.settle.default.a1", HeaderMap::new(), "r".into())
         .await
         .expect("stored");
-    for (n, target) in [
+    let mut inbox = service
+        .client
+        .subscribe("_INBOX.pushed")
+        .await
+        .expect("listening");
+    service.round_trip().await.expect("answered");
+    let targets = [
         "$JS.API.STREAM.DELETE.KV_workers",
         "envicutor.submissions.default.batch.forged",
         "envicutor.dead.default.a1",
-    ]
-    .iter()
-    .enumerate()
-    {
-        let name = format!("mine{n}");
-        let config = serde_json::json!({ "stream_name": "RESULTS", "config": {
-            "durable_name": name, "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all", "headers_only": true } });
-        let made = service
-            .api::<serde_json::Value>(&format!("CONSUMER.CREATE.RESULTS.{name}"), &config)
-            .await;
-        println!("{target}: {made:?}");
+        "_INBOX.pushed",
+    ];
+    for (n, target) in targets.iter().enumerate() {
+        let config = serde_json::json!({
+            "durable_name": format!("c{n}"), "deliver_subject": target, "ack_policy": "none", "headers_only": true
+        });
+        let call = format!("CONSUMER.CREATE.RESULTS.c{n}");
+        let body = serde_json::json!({ "stream_name": "RESULTS", "config": config });
+        service
+            .api::<serde_json::Value>(&call, &body)
+            .await
+            .expect("a consumer");
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let null = serde_json::Value::Null;
-    for stream in ["KV_workers", "SUBMISSIONS_default", "DEAD_LETTERS"] {
-        println!(
-            "{stream} {:?}",
-            worker
-                .api::<serde_json::Value>(&format!("STREAM.INFO.{stream}"), &null)
-                .await
-                .map(|v| v["state"]["messages"].clone())
-        );
+    tokio::time::timeout(DEADLINE, inbox.next())
+        .await
+        .expect("in time")
+        .expect("the last one is at work");
+    for (n, target) in targets[..targets.len() - 1].iter().enumerate() {
+        let info: serde_json::Value = service
+            .api(
+                &format!("CONSUMER.INFO.RESULTS.c{n}"),
+                &serde_json::Value::Null,
+            )
+            .await
+            .expect("asked");
+        assert_eq!(info["delivered"]["consumer_seq"], 0, "{target}");
     }
-    let _ = (
-        Puller::new(&worker).await,
-        Lane::Batch,
-        Tenant::default_tenant(),
-    );
 }

@@ -104,8 +104,10 @@ pub struct Stored {
     pub subject: String,
     /// Its sequence in the stream.
     pub sequence: u64,
-    /// Its headers.
+    /// Its headers, those that can be read.
     pub headers: HeaderMap,
+    /// Whether the client library could read it from a subscription. If not, it drops the connection.
+    pub is_readable: bool,
     /// Its body.
     pub body: Bytes,
     /// When it was stored.
@@ -180,6 +182,12 @@ impl Bus {
         let subject = format!("$JS.API.{call}");
         let answer = self.ask(&subject, HeaderMap::new(), body).await?;
         read_answer(&subject, &answer.payload)
+    }
+
+    /// Waits until the server has read everything that was sent on this connection before: a subscription stands then. (The
+    /// client's own `flush` waits for the socket only.)
+    pub async fn round_trip(&self) -> Result<(), ApiError> {
+        self.api::<Value>("INFO", &Value::Null).await.map(drop)
     }
 
     /// Publishes into a stream and waits until it is stored.
@@ -288,10 +296,13 @@ struct Raw {
 impl Raw {
     fn read(self) -> Result<Stored, String> {
         let bytes = |text: &str| BASE64.decode(text).map_err(|error| error.to_string());
+        let headers = bytes(&self.hdrs)?;
         Ok(Stored {
+            // The server's JSON has U+FFFD in the place of bytes that are no UTF-8.
+            is_readable: is_readable(&headers) && !self.subject.contains('\u{fffd}'),
             subject: self.subject,
             sequence: self.seq,
-            headers: read_headers(&bytes(&self.hdrs)?),
+            headers: read_headers(&headers),
             body: bytes(&self.data)?.into(),
             stored_at: OffsetDateTime::parse(&self.time, &Rfc3339)
                 .map_err(|error| error.to_string())?,
@@ -312,6 +323,32 @@ fn read_headers(wire: &[u8]) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Whether the client library reads these headers, by its own rules: none at all, or a version, perhaps a status, and lines with
+/// a name that is valid.
+fn is_readable(wire: &[u8]) -> bool {
+    if wire.is_empty() {
+        return true;
+    }
+    let Ok(text) = std::str::from_utf8(wire) else {
+        return false;
+    };
+    let mut lines = text.lines();
+    let Some(rest) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
+        return false;
+    };
+    let status = rest.trim();
+    let status = status.split_once(' ').map_or(status, |(status, _)| status);
+    let valid_line = |line: &str| {
+        let continues = line.starts_with(char::is_whitespace);
+        line.is_empty()
+            || continues
+            || line
+                .split_once(':')
+                .is_some_and(|(name, _)| name.parse::<HeaderName>().is_ok())
+    };
+    (status.is_empty() || status.parse::<StatusCode>().is_ok()) && lines.all(valid_line)
 }
 
 /// The answer to a direct get: a message with its place in `Nats-` headers, or a status.
@@ -342,6 +379,7 @@ pub(super) fn read_direct_message(answer: Message) -> Option<Stored> {
         sequence: text("Nats-Sequence")?.parse().ok()?,
         stored_at: OffsetDateTime::parse(&text("Nats-Time-Stamp")?, &Rfc3339).ok()?,
         headers,
+        is_readable: true,
         body: answer.payload,
     })
 }
@@ -361,6 +399,27 @@ mod tests {
         );
         assert_eq!(headers.get_all("A").count(), 2);
         assert!(read_headers(b"").is_empty());
+    }
+
+    #[test]
+    fn headers_that_break_a_connection_are_known() {
+        for good in [
+            "",
+            "NATS/1.0\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\n c\r\n\r\n",
+            "NATS/1.0 404 No Messages\r\n\r\n",
+        ] {
+            assert!(is_readable(good.as_bytes()), "{good:?}");
+        }
+        for bad in [
+            "x",
+            "NATS/1.0\r\nno colon\r\n\r\n",
+            "NATS/1.0\r\na b: c\r\n\r\n",
+            "NATS/1.0 x\r\n\r\n",
+        ] {
+            assert!(!is_readable(bad.as_bytes()), "{bad:?}");
+        }
+        assert!(!is_readable(b"NATS/1.0\r\nA: \xff\r\n\r\n"));
     }
 
     #[test]

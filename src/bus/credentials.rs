@@ -112,25 +112,20 @@ impl Credentials {
 
     /// What the programs load: TOML with a line for each user.
     pub fn to_toml(&self) -> String {
-        let mut text = String::from(
-            "# The users of this fleet's NATS server. Keep it secret; the server reads credentials.conf.\n",
-        );
-        for role in Role::ALL {
-            text.push_str(&format!("{role} = \"{}\"\n", self.password(role)));
-        }
-        text
+        let head = "# The users of this fleet's NATS server. Keep it secret; the server reads credentials.conf.\n";
+        let line = |role: Role| format!("{role} = \"{}\"\n", self.password(role));
+        head.to_owned() + &Role::ALL.map(line).concat()
     }
 
     /// What the server includes: a variable for each password.
     pub fn to_server_conf(&self) -> String {
-        let mut text = String::from(
-            "# The passwords of this fleet's users, included by server.conf. Keep it secret.\n",
-        );
-        for role in Role::ALL {
+        let head =
+            "# The passwords of this fleet's users, included by server.conf. Keep it secret.\n";
+        let line = |role: Role| {
             let user = role.user().to_ascii_uppercase();
-            text.push_str(&format!("{user}_PASSWORD: \"{}\"\n", self.password(role)));
-        }
-        text
+            format!("{user}_PASSWORD: \"{}\"\n", self.password(role))
+        };
+        head.to_owned() + &Role::ALL.map(line).concat()
     }
 
     /// The credentials in the file at `path`.

@@ -124,7 +124,10 @@ impl Bucket {
                 .ok_or(ApiError::NotConnected)?;
             match answer.status.map(|status| status.as_u16()) {
                 // 204: that was all. 404: there was nothing.
-                Some(204 | 404) => return Ok(entries),
+                Some(204 | 404) => {
+                    entries.retain(|entry| !is_deleted(entry));
+                    return Ok(entries);
+                }
                 Some(_) if answer.status == Some(StatusCode::NO_RESPONDERS) => {
                     return Err(ApiError::NoResponders { subject: call });
                 }
@@ -134,9 +137,7 @@ impl Bucket {
                         description: answer.description.unwrap_or_default(),
                     });
                 }
-                None => {
-                    entries.extend(read_direct_message(answer).filter(|stored| !is_deleted(stored)))
-                }
+                None => entries.extend(read_direct_message(answer)),
             }
         }
     }

@@ -7,7 +7,7 @@
 //! | [`api`] | requests to JetStream with their errors told apart |
 //! | [`definitions`], [`provision`] | the streams of `nats/definitions.json`, and bringing a server to that state |
 //! | [`publish`] | a service publishes a submission and is told what became of it |
-//! | [`wake`], [`queue`] | a worker hears of work, takes it, renews it, hands it back, acknowledges it |
+//! | [`wake`], [`queue`] (and `quarantine`) | a worker hears of work, takes it, renews it, hands it back, acknowledges it |
 //! | [`events`] | what happens on the way, told without waiting |
 //! | [`attempts`] | how each start ended |
 //! | [`dead_letters`] | what could not be run |
@@ -26,6 +26,7 @@ pub mod events;
 mod kv;
 pub mod provision;
 pub mod publish;
+mod quarantine;
 pub mod queue;
 pub mod registry;
 pub mod results;

@@ -120,10 +120,10 @@ fn told(
             tenant: tenant.clone(),
             lane,
         },
-        ApiError::TooLarge => PublishError::TooLarge { size },
         ApiError::NotConnected => PublishError::NoConnection,
         ApiError::Timeout { .. } => PublishError::Unknown(error),
-        ApiError::Refused {
+        ApiError::TooLarge
+        | ApiError::Refused {
             code: code::MESSAGE_TOO_LARGE,
             ..
         } => PublishError::TooLarge { size },

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use super::{
     api::{ApiError, Stored},
     connect::Bus,
+    quarantine,
     subjects::Address,
 };
 use crate::submission::names::{Lane, SubmissionId, Tenant};
@@ -101,6 +102,9 @@ impl Puller {
         else {
             tracing::warn!(%tenant, %lane, "a pull got no answer");
             self.renew_inbox().await?;
+            if let Err(error) = quarantine::remove_unreadable(&self.bus, tenant, lane).await {
+                tracing::warn!(%tenant, %lane, %error, "the queue could not be searched for messages that nobody can read");
+            }
             return Ok(None);
         };
         let message = answer?;

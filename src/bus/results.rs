@@ -150,7 +150,7 @@ impl Results {
                 Err(Looked::Failed(ResultError::Api(error))) => error,
                 Err(Looked::Failed(error)) => return Err(error),
             };
-            self.give_up_on(settlement, &last)?;
+            give_up_on(settlement, &last)?;
             if started.elapsed() + wait > patience {
                 // The last word is what stands, not what an answer said.
                 return match self.look(settlement).await {
@@ -182,18 +182,6 @@ impl Results {
             }
             Err(error) => Err(Looked::Failed(error)),
         }
-    }
-
-    /// An error that no second try mends.
-    fn give_up_on(&self, settlement: &Settlement<'_>, error: &ApiError) -> Result<(), ResultError> {
-        if *error == ApiError::TooLarge || error.code() == Some(code::MESSAGE_TOO_LARGE) {
-            return Err(ResultError::TooLarge {
-                tenant: settlement.tenant.clone(),
-                id: settlement.raw_id.to_owned(),
-                size: settlement.body.len(),
-            });
-        }
-        Ok(())
     }
 
     /// Publishes, with the expectation and nothing else: a `Nats-Msg-Id` would be answered differently on a cluster, and the
@@ -272,21 +260,19 @@ impl Results {
         read_standing(stored)
     }
 
-    /// Listens for the result of one submission. What stands already is not told: read it after this.
+    /// Listens for the result of one submission. What stands already is not told: read it after this, on the same connection, and
+    /// nothing is missed in between.
     pub async fn subscribe(
         &self,
         tenant: &Tenant,
         raw_id: &str,
     ) -> Result<ResultListener, ResultError> {
-        let subject = self.bus.names.result(tenant, raw_id);
-        let failed = |error: String| ResultError::Subscribe(error);
-        let subscriber = self.bus.client.subscribe(subject).await;
-        let subscriber = subscriber.map_err(|error| failed(error.to_string()))?;
-        self.bus
+        let subscriber = self
+            .bus
             .client
-            .flush()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+            .subscribe(self.bus.names.result(tenant, raw_id))
+            .await;
+        let subscriber = subscriber.map_err(|error| ResultError::Subscribe(error.to_string()))?;
         Ok(ResultListener { subscriber })
     }
 }
@@ -311,6 +297,18 @@ impl ResultListener {
         let headers = message.headers.unwrap_or_default();
         Some(decode_body(&message.subject, &headers, &message.payload))
     }
+}
+
+/// An error that no second try mends.
+fn give_up_on(settlement: &Settlement<'_>, error: &ApiError) -> Result<(), ResultError> {
+    if *error == ApiError::TooLarge || error.code() == Some(code::MESSAGE_TOO_LARGE) {
+        return Err(ResultError::TooLarge {
+            tenant: settlement.tenant.clone(),
+            id: settlement.raw_id.to_owned(),
+            size: settlement.body.len(),
+        });
+    }
+    Ok(())
 }
 
 /// What stands, where it is a result. What is none was not stored by a worker, and counts for nothing.

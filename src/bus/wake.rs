@@ -1,10 +1,14 @@
 //! Wakes: the server republishes the headers of each submission that it stores. No wake is sent for a message that is delivered
 //! again, so whoever hands one back at once sends the wake itself, and a sweep finds the rest.
+//!
+//! Listen on a connection of its own, and to requests of services there too: a publisher can send headers (or a subject) that
+//! the client library cannot read, and the library then drops the connection that they came on. Nothing but time may be lost so.
 
-use async_nats::{Subscriber, client::FlushError};
+use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 
 use super::{
+    api::ApiError,
     connect::Bus,
     subjects::{Address, Names},
 };
@@ -18,9 +22,9 @@ pub enum WakeError {
     /// The connection is closed.
     #[error("wakes cannot be subscribed to: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
-    /// The same.
-    #[error("wakes cannot be subscribed to: {0}")]
-    Flush(#[from] FlushError),
+    /// The server does not answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
 }
 
 /// Listens to wakes. One that is lost (the connection broke, the buffer was full) costs time, never a submission.
@@ -48,8 +52,7 @@ impl Wakes {
     }
 
     async fn listening(bus: &Bus, subscriber: Subscriber) -> Result<Self, WakeError> {
-        // The server has seen the subscription once it has answered what came after it.
-        bus.client.flush().await?;
+        bus.round_trip().await?;
         Ok(Self {
             names: bus.names.clone(),
             subscriber,

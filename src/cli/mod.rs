@@ -6,12 +6,14 @@
 //! | [`submit`], [`status`], [`watch`], [`result`] | a submission's way, seen from outside |
 //! | [`runtime`], [`worker`] | what the fleet has |
 //! | [`nats`], [`config`] | what it stands on |
+//! | [`bench`] | how fast it is here |
 //! | [`options`], [`program`], [`guess`] | from flags and files to a configuration and a submission |
 //! | [`follow`], [`printer`], [`report`], [`terminal`] | what is shown, and where |
 //! | [`exit`], [`signals`] | how it ends |
 //!
 //! Ids and data go to standard output, messages to standard error.
 
+pub mod bench;
 pub mod config;
 pub mod exit;
 pub mod follow;
@@ -73,6 +75,10 @@ enum Command {
     #[command(subcommand)]
     Nats(nats::Nats),
     Config(config::Config),
+    Bench(bench::Bench),
+    /// What `bench` starts to measure fork and exec.
+    #[command(name = crate::bench::RAW_COMMAND, hide = true)]
+    BenchRaw,
 }
 
 impl Cli {
@@ -103,6 +109,8 @@ impl Command {
             Self::Worker(worker) => until(&shutdown, Box::pin(worker.run(options))).await,
             Self::Nats(nats) => until(&shutdown, Box::pin(nats.run(options))).await,
             Self::Config(config) => config.run(options),
+            Self::Bench(bench) => until(&shutdown, Box::pin(bench.run(options))).await,
+            Self::BenchRaw => bench::run_raw(),
         }
     }
 }

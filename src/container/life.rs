@@ -27,6 +27,9 @@ use crate::submission::{
 /// this the agent has failed.
 const GRACE: Duration = Duration::from_secs(15);
 
+/// A work directory of up to this many bytes is kept within the container's overhead.
+const SMALL_BYTES: u64 = 1 << 20;
+
 /// What killed a program that the worker says was killed.
 const SIGKILL: i32 = 9;
 
@@ -181,9 +184,27 @@ impl Container {
         Ok(finished)
     }
 
-    /// What the work directory holds now is what every later stage finds, whatever the stages between did to it.
-    pub async fn keep(&mut self) -> Result<(), ContainerError> {
-        self.tell(&Command::Keep).await
+    /// What the work directory holds now is what every later stage finds, whatever the stages between do to it. What this
+    /// takes of memory comes on top of the stages' limits; `room` is the most that it may be. False where it is more: then
+    /// nothing is kept.
+    pub async fn keep(&mut self, room: ByteSize) -> Result<bool, ContainerError> {
+        self.enter(Phase::Open, "a work directory to keep")?;
+        if room.0 > SMALL_BYTES {
+            let mut roomy = self.allowance;
+            roomy.memory_bytes = roomy.memory_bytes.saturating_add(room.0);
+            self.allow(roomy).await?;
+        }
+        let waited = self.engine.call_timeout();
+        let kept = timeout(waited, self.session.keep()).await;
+        let kept = kept.map_err(|_| ContainerError::AgentOverdue {
+            doing: "keep the work directory",
+            waited,
+        })??;
+        if let Some(bytes) = kept.filter(|bytes| *bytes > SMALL_BYTES) {
+            self.overhead = ByteSize(self.overhead.0.saturating_add(bytes));
+        }
+        self.phase = Phase::Open;
+        Ok(kept.is_some())
     }
 
     /// Destroys it, in the background: `Containers::close` waits for that.
@@ -224,9 +245,15 @@ impl Container {
                 return Ok(Some(in_use));
             }
         }
-        self.engine.update(name, options::update(wanted)).await?;
-        self.allowance = wanted;
+        self.allow(wanted).await?;
         Ok(None)
+    }
+
+    async fn allow(&mut self, allowance: Allowance) -> Result<(), ContainerError> {
+        let name = self.occupancy.name();
+        self.engine.update(name, options::update(allowance)).await?;
+        self.allowance = allowance;
+        Ok(())
     }
 }
 

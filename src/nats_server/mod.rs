@@ -25,7 +25,7 @@ use binary::BinaryError;
 use process::{Process, Stopped};
 
 /// How long a server may take until it answers. It reads its whole store first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long it may take to end after SIGTERM, before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);

@@ -53,15 +53,20 @@ pub(crate) async fn execute(
         live,
         deadline,
     };
-    let compile = match &plan.compile {
+    let mut compile = match &plan.compile {
         Some(stage) => Some(stages.compile(stage).await?),
         None => None,
     };
     let mut skip = compile
         .as_ref()
         .is_some_and(|compile| compile.verdict != Verdict::Ok);
-    if !skip && plan.runs.len() > 1 {
-        stages.container.keep().await?;
+    if !skip && plan.runs.len() > 1 && !stages.keep(plan).await? {
+        // The build left more than can be kept beside it.
+        if let Some(compile) = &mut compile {
+            compile.verdict = Verdict::MemoryExceeded;
+            compile.limits_hit.push("disk_bytes".to_owned());
+        }
+        skip = true;
     }
     let mut runs = Vec::with_capacity(plan.runs.len());
     for (index, planned) in plan.runs.iter().enumerate() {
@@ -91,6 +96,16 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Has every run find what the build left, and nothing of the runs before it. False where that is too much.
+    async fn keep(&mut self, plan: &Plan) -> Result<bool, ContainerError> {
+        // Without a build there is nothing but the submission's own files, which fit the container's overhead.
+        let room = plan
+            .compile
+            .as_ref()
+            .map_or(ByteSize(0), |_| plan.disk_bytes());
+        self.container.keep(room).await
     }
 
     async fn compile(&mut self, stage: &StagePlan) -> Result<Run, ContainerError> {

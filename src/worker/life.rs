@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use async_nats::HeaderMap;
 use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 
@@ -18,32 +17,30 @@ use super::{
     facts::Facts,
     journal::Journal,
     live::{Live, Origin},
+    trouble::Trouble,
     watch::{self, Interrupt},
 };
 use crate::{
     bus::{
-        dead_letters::DeadLetters,
         queue::Delivery,
         results::{Results, Settled, Settlement},
     },
-    container::{Container, ContainerError},
-    runtimes::error::RuntimeError,
+    container::Container,
     submission::{
         budget,
         check::{self, Rejected},
-        dead_letter::{DeadLetter, Original, Reason},
         event::Happened,
         message::EventsWanted,
         names::{Digest, RuntimeRef},
         plan::Plan,
-        result::{Failure, FailureCode, Outcome, Start, SubmissionResult},
+        result::{FailureCode, Outcome, Start, SubmissionResult},
         units::ByteSize,
     },
 };
 
 /// What becomes of the delivery.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     /// The result stands: the message is done.
     Ack,
     /// Another delivery is to try again, after this long.
@@ -53,23 +50,14 @@ enum End {
 }
 
 /// An end other than the ordinary one, or the reason to go on.
-type Step<T> = Result<T, End>;
-
-/// A failure of ours while it ran.
-struct Trouble {
-    code: FailureCode,
-    stage: &'static str,
-    message: String,
-    /// The whole worker cannot run anything: not this submission's doing, and not counted.
-    outage: bool,
-}
+pub(super) type Step<T> = Result<T, End>;
 
 /// One submission in the hands of this worker.
-struct Life {
-    fleet: Arc<Fleet>,
-    delivery: Arc<Delivery>,
-    facts: Facts,
-    journal: Journal,
+pub(super) struct Life {
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) delivery: Arc<Delivery>,
+    pub(super) facts: Facts,
+    pub(super) journal: Journal,
 }
 
 /// Sees `delivery` to its end. The place that was `admitted` for it is freed with the return.
@@ -202,7 +190,7 @@ impl Life {
     }
 
     /// Step 2: the attempts of this generation so far, with a start that never ended taken for a lost worker.
-    async fn history(&self) -> Step<History> {
+    pub(super) async fn history(&self) -> Step<History> {
         let Some(id) = self
             .facts
             .address
@@ -222,7 +210,7 @@ impl Life {
     }
 
     /// Step 3: what to run, or everything that is wrong.
-    fn plan(&self) -> Result<Plan, Rejected> {
+    pub(super) fn plan(&self) -> Result<Plan, Rejected> {
         let content_type = self.facts.content_type.as_deref();
         let ceilings = &self.fleet.config.ceilings.0;
         let checked = check::check(
@@ -283,15 +271,15 @@ impl Life {
             worker: self.fleet.id.clone(),
             labels: plan.labels.clone(),
         };
-        let live = Live::new(origin, plan.events, self.facts.encoding);
-        live.tell(Happened::Started);
-        live.flush(&self.fleet.bus).await;
-        let _running = self.fleet.running.enter(&self.facts.address);
         let results = Results::new(&self.fleet.bus);
         let listener = results
             .subscribe(&self.facts.address.tenant, &self.facts.address.raw_id)
             .await;
         let mut listener = listener.map_err(|error| self.nats(&error))?;
+        let live = Live::new(origin, plan.events, self.facts.encoding);
+        live.tell(Happened::Started);
+        live.flush(&self.fleet.bus).await;
+        let _running = self.fleet.running.enter(&self.facts.address);
         let interrupt =
             watch::until_interrupted(&mut listener, self.facts.generation, &self.fleet.hand_back);
         tokio::select! {
@@ -353,7 +341,7 @@ impl Life {
 
     /// Step 7: the result stands, this one or another of this generation or a later one. Says whether it is this one, or as
     /// good as it: a `failed` of the same generation.
-    async fn settle(&self, result: SubmissionResult) -> Step<bool> {
+    pub(super) async fn settle(&self, result: SubmissionResult) -> Step<bool> {
         let (outcome, verdict) = (result.outcome, result.verdict);
         let encoding = self.facts.encoding;
         let body = budget::fit(result, encoding).map_err(|error| self.nats(&error))?;
@@ -391,7 +379,7 @@ impl Life {
     ) -> Step<()> {
         self.journal
             .warn(&format!("{}: {}", trouble.stage, trouble.message));
-        if trouble.outage {
+        if trouble.outage || self.fleet.containers.probe().await.is_err() {
             self.fleet.health.suspect();
             self.note_hand_back(&history).await;
             return Err(End::HandBack(Duration::from_secs(1)));
@@ -415,117 +403,12 @@ impl Life {
         self.bury(&history, trouble.code, trouble.stage, trouble.message)
             .await
     }
-
-    /// The dead letter, then the `failed` result; where another result of this generation stands, no letter.
-    async fn bury(
-        &self,
-        history: &History,
-        code: FailureCode,
-        stage: &str,
-        message: String,
-    ) -> Step<()> {
-        let letter = self.letter(history, code, stage, &message).await?;
-        let now = OffsetDateTime::now_utc();
-        let mut result = self
-            .facts
-            .result(Outcome::Failed, history.attempts().max(1), now);
-        result.failure = Some(Failure {
-            code,
-            message,
-            stage: stage.to_owned(),
-            attempts: history.attempts(),
-        });
-        if !self.settle(result).await? {
-            let removed = DeadLetters::new(&self.fleet.bus).delete(letter).await;
-            removed.map_err(|error| self.nats(&error))?;
-        }
-        Ok(())
-    }
 }
 
 /// What an attempt brought: the stages' reports, how it got its container, and the image.
 type Ran = (Executed, Start, Digest);
 
 impl Life {
-    /// The dead letter of this generation, published and acknowledged: its place in the stream. With the dead letters full
-    /// the message waits.
-    async fn letter(
-        &self,
-        history: &History,
-        code: FailureCode,
-        stage: &str,
-        message: &str,
-    ) -> Step<u64> {
-        let Some(id) = self.facts.address.id() else {
-            self.journal
-                .warn("it failed under an id that breaks the rule: it cannot be dead-lettered");
-            return Err(End::HandBack(
-                self.fleet.config.worker.retry_max_us.duration(),
-            ));
-        };
-        let letter = DeadLetter {
-            tenant: self.facts.address.tenant.clone(),
-            id,
-            generation: self.facts.generation,
-            lane: self.facts.address.lane,
-            reason: Reason {
-                code,
-                message: message.to_owned(),
-                stage: stage.to_owned(),
-            },
-            attempts: history.list().to_vec(),
-            submission: Original {
-                content_type: self.facts.content_type.clone(),
-                headers: kept_headers(&self.delivery.headers),
-                body: self.delivery.body.to_vec(),
-            },
-            log_tail: self.journal.tail(),
-            dead_at: OffsetDateTime::now_utc(),
-            labels: self
-                .plan()
-                .map_or_else(|rejected| rejected.labels, |plan| plan.labels),
-        };
-        self.journal.warn(&format!("dead: {message}"));
-        DeadLetters::new(&self.fleet.bus)
-            .publish(&letter, self.facts.encoding)
-            .await
-            .map_err(|error| {
-                self.journal
-                    .warn(&format!("the dead letter was not stored: {error}"));
-                End::HandBack(self.fleet.config.worker.retry_max_us.duration())
-            })
-    }
-
-    /// A `failed` result counts only with its letter: the worker that settled it may have died before, or lost it.
-    async fn ensure_letter(&self, result: &SubmissionResult) -> Step<()> {
-        let Some(id) = self.facts.address.id() else {
-            return Ok(());
-        };
-        let letters = DeadLetters::new(&self.fleet.bus);
-        let found = letters
-            .find(&self.facts.address.tenant, &id, self.facts.generation)
-            .await;
-        if found.map_err(|error| self.nats(&error))?.is_none() {
-            let history = self.history().await?;
-            let (code, message, stage) = result.failure.as_ref().map_or(
-                (
-                    FailureCode::Internal,
-                    "its dead letter was missing",
-                    "delivery",
-                ),
-                |failure| {
-                    (
-                        failure.code,
-                        failure.message.as_str(),
-                        failure.stage.as_str(),
-                    )
-                },
-            );
-            self.letter(&history, code, stage, message).await?;
-        }
-        Ok(())
-    }
-
     /// A start that ends without counting: the next delivery must not take it for a lost worker.
     async fn note_hand_back(&self, history: &History) {
         let Some(id) = self.facts.address.id() else {
@@ -556,49 +439,8 @@ impl Life {
     }
 
     /// NATS did not do its part: the message comes again.
-    fn nats(&self, error: &dyn std::fmt::Display) -> End {
+    pub(super) fn nats(&self, error: &dyn std::fmt::Display) -> End {
         self.journal.warn(&format!("NATS: {error}"));
         End::HandBack(Duration::from_secs(1))
     }
-}
-
-impl Trouble {
-    fn bug(message: &str) -> Self {
-        Self {
-            code: FailureCode::Internal,
-            stage: "worker",
-            message: message.to_owned(),
-            outage: false,
-        }
-    }
-
-    fn image(error: &RuntimeError) -> Self {
-        let outage = error.is_outage();
-        Self {
-            code: FailureCode::Image,
-            stage: "image",
-            message: error.to_string(),
-            outage,
-        }
-    }
-
-    fn container(stage: &'static str, error: &ContainerError) -> Self {
-        let outage = error.is_outage();
-        Self {
-            code: error.code(),
-            stage,
-            message: error.to_string(),
-            outage,
-        }
-    }
-}
-
-/// The headers of a message that a dead letter keeps: ours and the trace's.
-fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let kept =
-        |name: &str| name.starts_with("Envicutor-") || matches!(name, "traceparent" | "tracestate");
-    let pairs = headers.iter().filter(|(name, _)| kept(name.as_ref()));
-    pairs
-        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
-        .collect()
 }

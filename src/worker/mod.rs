@@ -8,12 +8,14 @@
 //! | [`facts`], [`attempts`] | what is known before the body is read; what became of earlier attempts |
 //! | [`watch`] | what ends a run from outside |
 //! | [`execute`], [`live`] | the stages; their events |
+//! | [`trouble`], [`bury`] | a failure of ours; its end in the dead letters |
 //! | [`journal`] | the log of a submission |
 //! | [`health`] | whether this worker can run anything |
 //! | [`registry`] | what the fleet is told of it |
 
 mod admit;
 mod attempts;
+mod bury;
 mod execute;
 mod facts;
 mod health;
@@ -23,6 +25,7 @@ mod live;
 mod pull;
 mod ready;
 mod registry;
+mod trouble;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -102,6 +105,9 @@ struct Fleet {
     host: String,
     slots: usize,
     bus: Bus,
+    /// A connection of its own for what anybody may send to a worker: wakes and questions. Headers that the client
+    /// cannot parse break the connection that they reach, and no run may lose its renewals to that.
+    ears: Bus,
     docker: bollard::Docker,
     runtimes: Runtimes,
     containers: Containers,
@@ -132,6 +138,7 @@ impl Worker {
         let runtimes = Runtimes::load(&config.runtimes, &config.data_dir.0.join("runtimes"))?;
         let admission = admission(config, slots, budget, &runtimes)?;
         let bus = Bus::connect(&config.nats, Role::Worker, &id).await?;
+        let ears = Bus::connect(&config.nats, Role::Worker, &format!("{id}-ears")).await?;
         let docker = docker::connect(
             config.container.docker_host.as_deref(),
             config.container.call_timeout_us,
@@ -155,6 +162,7 @@ impl Worker {
             host,
             slots,
             bus,
+            ears,
             docker,
             runtimes,
             containers,

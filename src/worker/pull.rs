@@ -50,7 +50,7 @@ impl Pulling {
         admission: Admission,
         lives: TaskTracker,
     ) -> Result<Self, PullError> {
-        let all = Wakes::all(&fleet.bus).await?;
+        let all = Wakes::all(&fleet.ears).await?;
         let puller = Puller::new(&fleet.bus).await?;
         let ready = ReadySet::new(
             &fleet.config.nats.tenants,
@@ -151,7 +151,7 @@ impl Pulling {
 
     /// Joins the group that wakes go to. What was published before woke others, or nobody: every queue is asked once more.
     async fn join(&mut self) {
-        match Wakes::shared(&self.fleet.bus).await {
+        match Wakes::shared(&self.fleet.ears).await {
             Ok(ours) => self.ours = Some(ours),
             Err(error) => {
                 tracing::warn!(%error, "no wakes until the next sweep");

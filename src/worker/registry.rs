@@ -121,12 +121,12 @@ pub(crate) async fn inform(fleet: &Fleet, over: &CancellationToken) -> Result<()
         fleet.bus.names.info_limits(),
     );
     let mut asked_runtimes = fleet
-        .bus
+        .ears
         .client
         .queue_subscribe(runtimes, GROUP.to_owned())
         .await?;
     let mut asked_limits = fleet
-        .bus
+        .ears
         .client
         .queue_subscribe(limits, GROUP.to_owned())
         .await?;

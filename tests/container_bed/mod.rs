@@ -273,7 +273,8 @@ pub fn shell(script: &str) -> StagePlan {
         env: BTreeMap::from([
             ("HOME".to_owned(), "/work".to_owned()),
             ("PATH".to_owned(), "/bin".to_owned()),
-        ]),
+        ])
+        .into(),
         limits: limits(),
         stdin: Vec::new(),
     }

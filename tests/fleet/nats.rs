@@ -86,6 +86,23 @@ impl TestNats {
         self.server().url(role)
     }
 
+    /// `nats://127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        let url = self.url(Role::Service);
+        format!("nats://{}", url.rsplit('@').next().expect("an address"))
+    }
+
+    /// The user and password of a role.
+    pub fn login(&self, role: Role) -> (String, String) {
+        let url = self.url(role);
+        let login = url
+            .strip_prefix("nats://")
+            .and_then(|url| url.split('@').next())
+            .expect("a login");
+        let (user, password) = login.split_once(':').expect("a password");
+        (user.to_owned(), password.to_owned())
+    }
+
     /// The whole configuration, connecting as `role`.
     pub fn config(&self, role: Role) -> Config {
         let mut config = self.config.clone();
@@ -143,12 +160,9 @@ pub struct RawClient {
 impl RawClient {
     /// Logged in as `role`.
     pub async fn connect(nats: &TestNats, role: Role) -> Self {
-        let url = nats.url(role);
-        let (user, address) = url
-            .strip_prefix("nats://")
-            .and_then(|url| url.split_once('@'))
-            .expect("a url");
-        let (user, password) = user.split_once(':').expect("a password");
+        let (user, password) = nats.login(role);
+        let address = nats.address();
+        let address = address.strip_prefix("nats://").expect("a url");
         let stream = tokio::net::TcpStream::connect(address)
             .await
             .expect("connected");

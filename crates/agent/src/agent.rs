@@ -1,6 +1,7 @@
 //! The agent's loop: one thread that waits for the worker, for its processes and for the next limit, whichever comes first.
 
 use std::{
+    io,
     os::fd::{AsRawFd, OwnedFd},
     path::PathBuf,
     time::Duration,
@@ -11,12 +12,14 @@ use envicutor_protocol::{CHUNK_BYTES, Command, Open, Report, Stage as Order, VER
 use crate::{
     cgroup::Cgroup,
     child::Handover,
+    clean::clean,
     connection::{Connection, End},
     failure::{Failure, Naming},
     files,
     identity::Identity,
+    kept::Kept,
     spawn,
-    stage::Stage,
+    stage::{self, Stage},
     sys::{self, Reaping},
 };
 
@@ -51,6 +54,10 @@ pub struct Agent {
     reap_again: bool,
     /// Whether a stage has ever run: no file is taken after that.
     has_run: bool,
+    /// What `Keep` kept.
+    kept: Option<Kept>,
+    /// Whether the work directory may be another than what was kept.
+    is_altered: bool,
 }
 
 impl Agent {
@@ -74,6 +81,8 @@ impl Agent {
             stage: None,
             reap_again: false,
             has_run: false,
+            kept: None,
+            is_altered: false,
         })
     }
 
@@ -193,11 +202,13 @@ impl Agent {
             Command::Open(open) => self.open(&open)?,
             Command::File(file) => {
                 let identity = self.opened("file")?;
-                if self.has_run {
-                    return Err(out_of_order("file", "files before the first stage"));
+                if self.has_run || self.kept.is_some() {
+                    let expected = "files before `keep` and the first stage";
+                    return Err(out_of_order("file", expected));
                 }
                 files::write(&file, &self.work_dir, identity)?;
             }
+            Command::Keep => self.keep()?,
             Command::Stage(order) => self.start(*order)?,
             Command::Stdin(stdin) => {
                 check_stdin(stdin.data.len())?;
@@ -236,6 +247,45 @@ impl Agent {
             .ok_or_else(|| out_of_order(command, "`open` first"))
     }
 
+    fn keep(&mut self) -> Result<(), End> {
+        let identity = self.opened("keep")?;
+        if self.stage.is_some() {
+            return Err(out_of_order("keep", "it while no stage runs"));
+        }
+        // The one before goes first: there may be no room for both.
+        self.kept = None;
+        let bytes = match Kept::take(&self.work_dir, identity) {
+            Ok(kept) => {
+                self.is_altered = !kept.is_exact;
+                Some(self.kept.insert(kept).bytes())
+            }
+            Err(error) if is_no_room(&error) => None,
+            Err(error) => {
+                let object = self.work_dir.display();
+                return Err(Failure::new("keep the work directory", object, error).into());
+            }
+        };
+        self.connection.send(&Report::Kept { bytes })?;
+        Ok(())
+    }
+
+    /// Takes away what earlier stages have left, but for a work directory that nobody has kept. False where there is no room
+    /// for what was kept.
+    fn reset(&mut self, identity: Identity) -> Result<bool, Failure> {
+        if self.has_run {
+            clean(identity)?;
+        }
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.is_altered) {
+            match kept.lay_out() {
+                Err(error) if is_no_room(&error) => return Ok(false),
+                laid_out => laid_out.naming("lay out what was kept", self.work_dir.display())?,
+            }
+        }
+        self.has_run = true;
+        self.is_altered = true;
+        Ok(true)
+    }
+
     fn start(&mut self, order: Order) -> Result<(), End> {
         let identity = self.opened("stage")?;
         if self.stage.is_some() {
@@ -250,7 +300,11 @@ impl Agent {
             );
         }
         check_stdin(order.stdin.data.len())?;
-        self.has_run = true;
+        if !self.reset(identity)? {
+            self.connection
+                .send(&Report::Ended(Box::new(stage::out_of_memory())))?;
+            return Ok(());
+        }
         let stage = Stage::start(order, identity, &self.work_dir, &self.cgroup, self.handover)?;
         let executed = stage.was_executed();
         self.stage = Some(stage);
@@ -260,6 +314,11 @@ impl Agent {
         // Signals and output that are there already are found by the next turn's poll.
         Ok(())
     }
+}
+
+/// Whether a step failed for want of memory or of disk in memory: a submission's doing.
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC))
 }
 
 fn out_of_order(command: &str, expected: &str) -> End {

@@ -116,6 +116,11 @@ fn check_long(result: c_long) -> io::Result<()> {
 }
 
 fn raise_oom_score(_: &Prepared) -> io::Result<()> {
+    offer_to_oom_killer()
+}
+
+/// Should memory end, the kernel takes this process and not the agent.
+pub fn offer_to_oom_killer() -> io::Result<()> {
     const MOST: &[u8] = b"1000";
     let path = c"/proc/self/oom_score_adj".as_ptr();
     // SAFETY: the path ends with a NUL.
@@ -203,9 +208,13 @@ fn close_descriptors(_: &Prepared) -> io::Result<()> {
     }
 }
 
-/// Real, effective and saved ids; no supplementary groups. Group first: without root it would be refused.
 fn change_ids(prepared: &Prepared) -> io::Result<()> {
-    let (uid, gid) = (prepared.identity.uid(), prepared.identity.gid());
+    become_user(prepared.identity)
+}
+
+/// Real, effective and saved ids; no supplementary groups. Group first: without root it would be refused.
+pub fn become_user(identity: Identity) -> io::Result<()> {
+    let (uid, gid) = (identity.uid(), identity.gid());
     let none = ptr::null::<libc::gid_t>();
     // SAFETY: an empty list is read from nowhere.
     check_long(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, none) })?;

@@ -19,6 +19,13 @@ pub struct Failure {
 impl Failure {
     /// A failure of `step` on `object`.
     pub fn new(step: &str, object: impl Display, error: impl Display) -> Self {
+        Self::of(step, &object, &error)
+    }
+
+    /// The same for all types: one copy of it is enough.
+    #[cold]
+    #[inline(never)]
+    fn of(step: &str, object: &dyn Display, error: &dyn Display) -> Self {
         Self {
             step: step.to_owned(),
             object: object.to_string(),

@@ -7,13 +7,14 @@ use std::{
     ffi::{CStr, CString},
     fs,
     io::{self, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
 };
 
 use envicutor_protocol::{CHUNK_BYTES, File};
 
 use crate::{
+    directory::open_at,
     failure::{Failure, Naming},
     identity::Identity,
     sys::check,
@@ -65,7 +66,7 @@ fn write_below(work_dir: &Path, components: &[CString], file: &File) -> io::Resu
         libc::O_CREAT | libc::O_EXCL
     };
     let mode = if file.executable { 0o755 } else { 0o644 };
-    let opened = open_at(&directory, name, libc::O_WRONLY | flags, mode)?;
+    let opened = open_at(directory.as_raw_fd(), name, libc::O_WRONLY | flags, mode)?;
     fs::File::from(opened).write_all(&file.data)
 }
 
@@ -75,23 +76,13 @@ fn enter(directory: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     let made = check(unsafe { libc::mkdirat(directory.as_raw_fd(), name.as_ptr(), 0o755) });
     match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => open_at(directory, name, libc::O_RDONLY | libc::O_DIRECTORY, 0),
+        _ => open_at(
+            directory.as_raw_fd(),
+            name,
+            libc::O_RDONLY | libc::O_DIRECTORY,
+            0,
+        ),
     }
-}
-
-/// Opens `name` in `directory`, which must be no symbolic link.
-fn open_at(
-    directory: &OwnedFd,
-    name: &CStr,
-    flags: libc::c_int,
-    mode: libc::mode_t,
-) -> io::Result<OwnedFd> {
-    // O_NONBLOCK: opening a pipe that somebody put there must not wait for its other end.
-    let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
-    // SAFETY: `name` ends with a NUL, `directory` is open.
-    let fd = check(unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags, mode) })?;
-    // SAFETY: the call succeeded, so that the descriptor is open and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! - [`agent`]: the loop, and the order of the protocol;
 //! - [`connection`]: frames from and to the worker;
 //! - [`identity`], [`files`]: who the stages run as, and the files that are laid out for them;
+//! - [`directory`], [`clean`], [`kept`], [`helper`]: what a stage finds of the ones before it, namely nothing but what was kept;
 //! - [`stage`]: the life of a stage, from start to `Ended`;
 //! - [`spawn`], [`child`]: fork, what happens between fork and exec, and what came of it;
 //! - [`limits`]: what the kernel limits for each process;
@@ -21,10 +22,14 @@
 mod agent;
 mod cgroup;
 mod child;
+mod clean;
 mod connection;
+mod directory;
 mod failure;
 mod files;
+mod helper;
 mod identity;
+mod kept;
 mod limits;
 mod meter;
 mod spawn;

@@ -6,7 +6,7 @@
 use std::{os::fd::RawFd, path::Path, time::Duration};
 
 use envicutor_protocol::{
-    Ended, Exit, Killed, Limits, Report, Stage as Order, Stdin, Stream, Touched,
+    Ended, Exit, Killed, Limits, MemoryFrom, Report, Stage as Order, Stdin, Stream, Touched,
 };
 
 use crate::{
@@ -300,6 +300,24 @@ impl Stage {
             memory_from,
             processes_peak: when_executed(self.meter.processes_peak(cgroup)),
         })
+    }
+}
+
+/// A stage that could not begin, for want of memory.
+pub fn out_of_memory() -> Ended {
+    Ended {
+        exit: Exit::Signal(libc::SIGKILL),
+        killed: Some(Killed::Memory),
+        touched: Touched {
+            memory: true,
+            ..Touched::default()
+        },
+        cpu_user_us: 0,
+        cpu_system_us: 0,
+        wall_us: 0,
+        memory_peak_bytes: 0,
+        memory_from: MemoryFrom::Cgroup,
+        processes_peak: 0,
     }
 }
 

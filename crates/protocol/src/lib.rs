@@ -11,7 +11,8 @@
 //! | --- | --- | --- |
 //! | (accepts) | [`Report::Hello`] | once, at once after connecting. Another `version`: the worker closes |
 //! | [`Command::Open`] | nothing | once, first: who the stages run as and where |
-//! | [`Command::File`], for each file | nothing | after `Open`, before the first `Stage`. A file larger than one frame goes on in frames of the same path with `append` |
+//! | [`Command::File`], for each file | nothing | after `Open`, before the first `Keep` and `Stage`. A file larger than one frame goes on in frames of the same path with `append` |
+//! | [`Command::Keep`] | [`Report::Kept`] | after `Open`, while no stage runs: before the first or between two. Again: what is there now is kept instead |
 //! | [`Command::Stage`] | [`Report::Started`], then any number of [`Report::Output`] and [`Report::StdinWanted`], then one [`Report::Ended`] | after `Open`; one at a time: the next after `Ended` |
 //! | [`Command::Stdin`] | nothing | once for each `StdinWanted`; one that meets a stage that has ended meanwhile is dropped |
 //! | [`Command::Kill`] | nothing of its own (the stage's `Ended` comes as always, with `killed`) | at any time; without a stage it does nothing |
@@ -26,9 +27,18 @@
 //!   and the system's error; then the agent exits. It is never the submission's verdict.
 //! - **The agent dies**: the worker sees the socket close before `Ended`. A failure of ours, never a verdict.
 //!
-//! # After a stage
-//! Before `Ended` is sent, every process of the stage is dead and reaped, however it hid (`setsid`, double fork, stopped). What it wrote to the work
-//! directory stays for the next stage: that is how a build reaches its runs.
+//! # What a stage leaves
+//! Before `Ended` is sent, every process of the stage is dead and reaped, however it hid (`setsid`, double fork, stopped).
+//!
+//! Before every stage but the first, `/tmp` and `/dev/shm` are emptied, and System V shared memory, queues and semaphores are
+//! removed. What a stage wrote to the work directory stays for the next one: that is how a build reaches its runs.
+//!
+//! After `Keep` no run finds another's traces: every later stage finds the work directory as it was then. Kept are
+//! directories, files and symbolic links with their contents, modes and times of modification. A hard link becomes a file of
+//! its own; pipes, sockets, extended attributes and access lists are not kept. What is kept lies in the container's memory
+//! beside the work directory itself (holes of files take none). A build may leave so much that there is no room for both, and
+//! that is its own doing: `Kept` then says so and nothing is kept, and a stage that should find what was kept ends
+//! as one that was out of memory.
 //!
 //! The worker trusts no number, length or byte from here more than it must: the agent is ours, but it lives beside hostile code.
 
@@ -39,7 +49,7 @@ pub use codec::{FrameError, decode, encode, frame_length};
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol. Worker and agent are built together, so that another one means a stale file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest payload of a frame, in bytes.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -70,6 +80,8 @@ pub enum Command {
     Open(Open),
     /// A file, or the next part of one.
     File(File),
+    /// What the work directory holds now is what every later stage finds.
+    Keep,
     /// Run a stage.
     Stage(Box<Stage>),
     /// The next part of the running stage's standard input.
@@ -157,6 +169,11 @@ pub enum Report {
     Hello {
         /// [`VERSION`] of the agent.
         version: u32,
+    },
+    /// The work directory was kept.
+    Kept {
+        /// The memory that this takes, in bytes; none where there is no room for it, and then nothing is kept.
+        bytes: Option<u64>,
     },
     /// The stage's program was executed.
     Started,

@@ -90,7 +90,8 @@ impl Worker {
 
     /// An agent that has said hello and nothing else.
     pub fn start(cgroups: Cgroups) -> Self {
-        let scratch = tempfile::tempdir().expect("makes a directory");
+        // Not in /tmp: the agent sees one of its own there, which it empties.
+        let scratch = tempfile::tempdir_in("/var/tmp").expect("makes a directory");
         // The stages' user must reach the work directory.
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).expect("chmods");
         let work_dir = scratch.path().join("work");
@@ -130,6 +131,15 @@ impl Worker {
     pub fn send(&mut self, command: &Command) {
         let frame = encode(command).expect("encodes");
         self.socket.write_all(&frame).expect("the agent reads");
+    }
+
+    /// Keeps the work directory: the memory that this takes, or `None` where there is no room.
+    pub fn keep(&mut self) -> Option<u64> {
+        self.send(&Command::Keep);
+        match self.receive() {
+            Some(Report::Kept { bytes }) => bytes,
+            other => panic!("{other:?} came, expected kept"),
+        }
     }
 
     /// The next report; `None` once the agent has closed.
@@ -249,13 +259,19 @@ pub fn made_in_docker() -> bool {
     std::env::var_os("AGENT_TEST_IMAGE").is_some()
 }
 
+/// The shell commands that mount what a stage can write to, as a container has it; `$3` is the work directory.
+const TMPFS: &str =
+    "mount -t tmpfs -o mode=0700,uid=61234,gid=61234,size=128m,nr_inodes=20000 none $3;
+    mount -t tmpfs -o mode=1777 none /tmp; mount -t tmpfs -o mode=1777 none /dev/shm;";
+
 /// The agent as PID 1 of new namespaces, and the cgroups made for it.
 fn in_namespaces(socket: &Path, work_dir: &Path, cgroups: Cgroups) -> (Process, Vec<PathBuf>) {
     let (setup, made) = cgroup_setup(cgroups);
-    let script = format!("{setup} exec \"$@\"");
+    let script = format!("{setup} {TMPFS} exec \"$@\"");
     let mut unshare = Process::new("unshare");
     unshare
         .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"])
+        .arg("--ipc")
         .args(["sh", "-ec", &script, "sh"])
         .arg(env!("CARGO_BIN_EXE_envicutor-agent"))
         .args([socket, work_dir]);
@@ -288,9 +304,10 @@ fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
         .args([format!("--pids-limit={processes}")])
         .args([
             "--tmpfs",
-            &format!("/work:exec,mode=0700,uid={UID},gid={UID}"),
+            &format!("/work:exec,mode=0700,uid={UID},gid={UID},size=128m,nr_inodes=20000"),
         ])
-        .args(["--tmpfs", "/tmp:mode=1777"])
+        .args(["--tmpfs", "/tmp:exec,mode=1777"])
+        .args(["--tmpfs", "/dev/shm:mode=1777"])
         .args(["-v", &format!("{binary}:/envicutor/agent:ro")])
         .args(["-v", &format!("{}:/envicutor/socket:ro", scratch.display())])
         .args([image, "/envicutor/agent"]);

@@ -1,0 +1,171 @@
+//! One server for each data directory, that ends with its owner. With a real nats-server.
+
+mod fleet;
+
+use std::time::Duration;
+
+use envicutor::{
+    bus::{Bus, ConnectError, Role, queue},
+    nats_server::{NatsServer, ServerError, running_url},
+    submission::{names::Lane, units::Micros},
+};
+use fleet::{
+    messages::{DEADLINE, id, publish, tenant},
+    nats::TestNats,
+};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+#[tokio::test]
+async fn one_data_directory_has_one_server_that_keeps_its_passwords() {
+    let mut nats = TestNats::start().await;
+    let url = nats.url(Role::Service);
+    let second = NatsServer::start(&nats.nats_config(Role::Operator), nats.data_dir()).await;
+    assert!(matches!(second, Err(ServerError::InUse(_))), "{second:?}");
+    assert_eq!(
+        running_url(nats.data_dir(), Role::Service),
+        Some(url.clone())
+    );
+    publish(&nats.bus(Role::Service).await, Lane::Batch, "a1")
+        .await
+        .expect("published");
+    let pid = nats.pid();
+    nats.pause().await;
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(running_url(nats.data_dir(), Role::Service), None);
+    nats.resume().await;
+    assert_eq!(nats.url(Role::Service), url, "same port, same password");
+    let queued = queue::find_queued(&nats.bus(Role::Worker).await, &tenant(), &id("a1"))
+        .await
+        .expect("asked");
+    assert!(queued.is_some(), "what was acknowledged is still there");
+}
+
+#[tokio::test]
+async fn a_server_that_an_earlier_run_left_behind_is_replaced() {
+    let mut nats = TestNats::start().await;
+    let old = nats.pid();
+    nats.pause().await;
+    // As an owner that was killed leaves it: a server, its pid file, and nobody that holds the lock.
+    let dir = nats.data_dir().join("nats").canonicalize().expect("there");
+
+    let mut left = std::process::Command::new(nats.program())
+        .arg("-c")
+        .arg(dir.join("server.conf"))
+        .args(["-p", "-1"])
+        .current_dir(&dir)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("started");
+    std::fs::write(dir.join("nats-server.pid"), left.id().to_string()).expect("written");
+    let reaper = std::thread::spawn(move || left.wait());
+    nats.resume().await;
+    assert_ne!(nats.pid(), old);
+    reaper.join().expect("no panic").expect("it was ended");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_shows_the_end_of_its_log() {
+    let nats = TestNats::start().await;
+    let taken = nats
+        .url(Role::Operator)
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .parse()
+        .expect("a number");
+    let mut config = nats.nats_config(Role::Operator);
+    config.server_port = taken;
+    let dir = tempfile::tempdir().expect("a directory");
+    let error = NatsServer::start(&config, dir.path())
+        .await
+        .expect_err("the port is taken")
+        .to_string();
+    assert!(error.contains("address already in use"), "{error}");
+}
+
+#[tokio::test]
+async fn who_cannot_connect_is_told_what_to_do() {
+    let nats = TestNats::start().await;
+    let mut config = nats.nats_config(Role::Service);
+    let password = config
+        .url
+        .split(['@', ':'])
+        .nth(2)
+        .expect("a password")
+        .to_owned();
+    config.url = config.url.replace(&password, "wrong");
+    let error = Bus::connect(&config, Role::Service, "test")
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    config.url = config.url.replace("service:wrong@", "");
+    let error = Bus::connect(&config, Role::Service, "test")
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    config.credentials_file = Some(nats.data_dir().join("nats/credentials.toml"));
+    Bus::connect(&config, Role::Service, "test")
+        .await
+        .expect("by the credentials file");
+    config.url = "nats://127.0.0.1:1".into();
+    config.connect_timeout_us = Micros(200_000);
+    let error = Bus::connect(&config, Role::Service, "test")
+        .await
+        .expect_err("nobody there")
+        .to_string();
+    assert!(
+        error.contains("127.0.0.1:1") && error.contains("--nats"),
+        "{error}"
+    );
+}
+
+/// Not a test by itself: the owner that [`a_server_ends_with_its_owner_even_if_that_is_killed`] kills.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn an_owner_that_waits() {
+    let nats = TestNats::start_empty(|_| ()).await;
+    println!("pid {}", nats.pid());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_server_ends_with_its_owner_even_if_that_is_killed() {
+    let program = std::env::current_exe().expect("known");
+    // Whoever is killed leaves its files.
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut owner = tokio::process::Command::new(program)
+        .args(["--ignored", "--exact", "an_owner_that_waits", "--nocapture"])
+        .env("TMPDIR", dir.path())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(owner.stdout.take().expect("piped")).lines();
+    let find_pid = async {
+        loop {
+            let line = lines
+                .next_line()
+                .await
+                .expect("read")
+                .expect("it says its pid");
+            if let Some(pid) = line.strip_prefix("pid ") {
+                return pid.to_owned();
+            }
+        }
+    };
+    let pid = tokio::time::timeout(DEADLINE, find_pid)
+        .await
+        .expect("it starts");
+    let state = format!("/proc/{pid}/cmdline");
+    assert!(std::fs::read(&state).is_ok_and(|line| !line.is_empty()));
+    owner.kill().await.expect("killed");
+    let ended = async {
+        // Whoever inherits it may leave it a zombie, which has no command line.
+        while std::fs::read(&state).is_ok_and(|line| !line.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended)
+        .await
+        .expect("the server ends");
+}
