@@ -16,7 +16,6 @@ use super::{
     terminal::{self, Sink, escape_line, has_colors, say, tell},
 };
 use crate::submission::{
-    content::Output,
     event::{Event, Happened, StageName},
     result::{Outcome, Run, SubmissionResult, Verdict},
 };
@@ -77,16 +76,17 @@ impl Printer {
             Form::JsonAll => return say_json(event),
             Form::Text => {}
         }
-        if event.attempt != self.attempt {
+        let is_start = matches!(event.happened, Happened::Started);
+        if is_start || event.attempt != self.attempt {
+            let is_again = self.attempt > 0;
             self.attempt = event.attempt;
             self.written.clear();
             self.first = None;
+            if is_again {
+                self.tell(&format!("once more, on {}", escape_line(&event.worker)))?;
+            }
         }
         match &event.happened {
-            Happened::Started if event.attempt > 1 => {
-                let worker = escape_line(&event.worker);
-                self.tell(&format!("attempt {} on {worker}", event.attempt))
-            }
             Happened::StageStarted {
                 stage: StageName::Compile,
             } => self.tell("compiling"),
@@ -145,10 +145,23 @@ impl Printer {
         Ok(say(text.trim_end())?)
     }
 
+    /// Shows what a stage wrote, and says where that is not all.
     fn outputs(&mut self, stage: StageName, run: &Run) -> Result<(), CliError> {
-        let mut one = |stream, output: &Output| self.output(stage, stream, 0, &output.data);
-        one(Stream::Stdout, &run.stdout)?;
-        one(Stream::Stderr, &run.stderr)
+        let streams = [(Stream::Stdout, &run.stdout), (Stream::Stderr, &run.stderr)];
+        for (stream, output) in streams {
+            self.output(stage, stream, 0, &output.data)?;
+        }
+        for (stream, output) in streams {
+            let written = self.written.get(&(stage, stream)).copied();
+            let (written, size) = (written.unwrap_or_default(), output.size_bytes.0);
+            if written < size {
+                let stream = word(&stream);
+                self.tell(&format!(
+                    "{stream} is cut: {written} of {size} bytes are shown"
+                ))?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the part of `data` that follows what was written. A compiler's output is all for people.

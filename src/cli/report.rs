@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::terminal::escape_line;
 use crate::submission::{
-    content::Output,
     result::{Outcome, Run, SubmissionResult, Verdict},
     units::Micros,
 };
@@ -78,7 +77,6 @@ impl Report {
         }
         if let Some(compile) = &result.compile {
             self.line("compile", &in_one_line(compile, &word(&compile.verdict)));
-            self.cut("compile's", compile);
         }
         match result.runs.as_slice() {
             [run] if run.name.is_none() => self.single(run),
@@ -97,16 +95,6 @@ impl Report {
         self.line("memory", &run.memory_peak_bytes.to_string());
         if !run.limits_hit.is_empty() {
             self.line("limits hit", &escape_line(&run.limits_hit.join(", ")));
-        }
-        self.cut("its", run);
-    }
-
-    /// Says where output is not shown whole.
-    fn cut(&mut self, whose: &str, run: &Run) {
-        for (name, output) in [("stdout", &run.stdout), ("stderr", &run.stderr)] {
-            if let Some(note) = cut_note(output) {
-                self.line("cut", &format!("{whose} {name}: {note}"));
-            }
         }
     }
 
@@ -179,16 +167,6 @@ fn in_one_line(run: &Run, verdict: &str) -> String {
 
 fn cpu_time(run: &Run) -> Micros {
     Micros(run.cpu_user_us.0.saturating_add(run.cpu_system_us.0))
-}
-
-fn cut_note(output: &Output) -> Option<String> {
-    let shown = output.data.len();
-    output.truncated.then(|| {
-        format!(
-            "{shown} bytes are shown of the {} that were written up to the limit",
-            output.size_bytes.0
-        )
-    })
 }
 
 #[cfg(test)]

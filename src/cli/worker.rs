@@ -9,10 +9,7 @@ use super::{
     report::word,
     terminal::{escape_line, say},
 };
-use crate::{
-    bus::{Role, registry::Heartbeat},
-    submission::units::Micros,
-};
+use crate::bus::{Role, registry::Heartbeat};
 
 /// Show the workers of the fleet. Needs the operator's rights.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -45,18 +42,18 @@ impl Worker {
 
 fn line(worker: &Heartbeat) -> String {
     let since = worker.started_at.format(&Rfc3339).unwrap_or_default();
-    let ago = (OffsetDateTime::now_utc() - worker.seen_at).whole_milliseconds();
-    let ago = Micros(u64::try_from(ago).unwrap_or_default() / 1_000 * 1_000_000);
+    let ago = (OffsetDateTime::now_utc() - worker.seen_at).whole_seconds();
     let running = worker.running.iter();
     let running = running.map(|running| escape_line(&format!("{}/{}", running.tenant, running.id)));
     let running: Vec<_> = running.collect();
     format!(
-        "{}  {} of {} slots  {}  version {}  since {since}  seen {ago} ago  {}",
+        "{}  {} of {} slots  {}  version {}  since {since}  seen {} s ago  {}",
         escape_line(&worker.worker),
         running.len(),
         worker.slots,
         word(&worker.isolation),
         escape_line(&worker.version),
+        ago.max(0),
         running.join(" ")
     )
     .trim_end()
