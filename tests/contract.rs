@@ -5,10 +5,14 @@ mod fleet;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use envicutor::submission::{
-    encoding::Encoding,
-    message::{Submission, Test},
-    result::{SubmissionResult, Verdict},
+use envicutor::{
+    client::Status,
+    submission::{
+        encoding::Encoding,
+        message::{Submission, Test},
+        names::Tenant,
+        result::{SubmissionResult, Verdict},
+    },
 };
 use fleet::{Fleet, eventually, publish, publish_with};
 use futures_util::StreamExt as _;
@@ -104,6 +108,19 @@ async fn an_id_whose_result_stands_is_not_run_again() {
         .await
         .expect("the result stands");
     assert_eq!(standing.payload, first);
+
+    let service = envicutor::Client::connect(&fleet.service)
+        .await
+        .expect("connected");
+    let (tenant, id) = (Tenant::default_tenant(), "same".parse().expect("valid"));
+    let status = service
+        .status(&tenant, &id)
+        .await
+        .expect("a service may ask");
+    assert!(matches!(status, Status::Finished { .. }), "{status:?}");
+    let other = "other".parse().expect("valid");
+    let status = service.status(&tenant, &other).await;
+    assert_eq!(status.expect("a service may ask"), Status::Unknown);
     fleet.stop().await;
 }
 

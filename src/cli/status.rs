@@ -33,8 +33,7 @@ pub struct Status {
 impl Status {
     /// Asks and prints.
     pub async fn run(self, options: &Options) -> Result<Exit, CliError> {
-        // Only the operator may look into the queues.
-        let client = options.connect(Role::Operator).await?;
+        let client = options.connect(Role::Service).await?;
         let status = client.status(&self.tenant, &self.id).await?;
         client.close().await;
         if self.json {

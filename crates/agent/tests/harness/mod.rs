@@ -18,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command as Process, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -102,10 +103,10 @@ impl Worker {
         let listener = UnixListener::bind(&path).expect("binds");
         let (mut process, made) = match std::env::var("AGENT_TEST_IMAGE") {
             Ok(image) => (in_container(&image, scratch.path(), cgroups), Vec::new()),
-            Err(_) => in_namespaces(&path, &work_dir, cgroups),
+            Err(_) => in_namespaces(scratch.path(), &path, &work_dir, cgroups),
         };
-        let agent = process.stdin(Stdio::null()).spawn().expect("starts");
-        let (socket, _) = listener.accept().expect("the agent connects");
+        let mut agent = process.stdin(Stdio::null()).spawn().expect("starts");
+        let socket = accept(&listener, &mut agent);
         socket
             .set_read_timeout(Some(PATIENCE))
             .expect("sets a timeout");
@@ -264,16 +265,43 @@ const TMPFS: &str =
     "mount -t tmpfs -o mode=0700,uid=61234,gid=61234,size=128m,nr_inodes=20000 none $3;
     mount -t tmpfs -o mode=1777 none /tmp; mount -t tmpfs -o mode=1777 none /dev/shm;";
 
+/// The agent's connection, or what became of an agent that never makes one.
+fn accept(listener: &UnixListener, agent: &mut Child) -> UnixStream {
+    listener.set_nonblocking(true).expect("sets the listener");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Ok((socket, _)) = listener.accept() {
+            socket.set_nonblocking(false).expect("sets the socket");
+            return socket;
+        }
+        let ended = agent.try_wait().expect("waits");
+        assert!(
+            ended.is_none(),
+            "the agent ended before it connected: {ended:?}"
+        );
+        assert!(Instant::now() < end, "the agent does not connect");
+        sleep(Duration::from_millis(1));
+    }
+}
+
 /// The agent as PID 1 of new namespaces, and the cgroups made for it.
-fn in_namespaces(socket: &Path, work_dir: &Path, cgroups: Cgroups) -> (Process, Vec<PathBuf>) {
+fn in_namespaces(
+    scratch: &Path,
+    socket: &Path,
+    work_dir: &Path,
+    cgroups: Cgroups,
+) -> (Process, Vec<PathBuf>) {
     let (setup, made) = cgroup_setup(cgroups);
+    // Wherever it was built, /tmp for example, it may not be seen in there.
+    let program = scratch.join("agent");
+    fs::copy(env!("CARGO_BIN_EXE_envicutor-agent"), &program).expect("copies the agent");
     let script = format!("{setup} {TMPFS} exec \"$@\"");
     let mut unshare = Process::new("unshare");
     unshare
         .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"])
         .arg("--ipc")
         .args(["sh", "-ec", &script, "sh"])
-        .arg(env!("CARGO_BIN_EXE_envicutor-agent"))
+        .arg(program)
         .args([socket, work_dir]);
     (unshare, made)
 }
