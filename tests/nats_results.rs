@@ -14,7 +14,7 @@ use envicutor::{
         results::{Results, Settled, Settlement},
     },
     submission::{
-        dead_letter::{Attempt, DeadLetter, Original, Reason},
+        dead_letter::{DeadLetter, Original, Reason},
         encoding::Encoding,
         event::{Event, Happened},
         names::Lane,
@@ -202,66 +202,28 @@ async fn a_settlement_waits_for_a_server_that_comes_back() {
 // What else a worker tells
 
 #[tokio::test]
-async fn ended_attempts_are_noted_once_whoever_notes_them() {
+async fn of_two_that_write_the_attempts_one_is_told_to_read_again() {
     let nats = TestNats::start().await;
     let attempts = Attempts::new(&nats.bus(Role::Worker).await);
-    let ended = |worker: &str| Attempt {
-        worker: worker.to_owned(),
-        host: "h".into(),
-        started_at: OffsetDateTime::UNIX_EPOCH,
-        ended_at: OffsetDateTime::UNIX_EPOCH,
-        error: "gone".into(),
-    };
     let (tenant, id) = (tenant(), id("a1"));
-    let names = ["w0", "w1", "w2", "w3"].map(ended);
-    let notes = names
-        .iter()
-        .map(|attempt| attempts.note(&tenant, &id, 1, attempt));
-    for noted in futures_util::future::join_all(notes).await {
-        assert!(!noted.expect("noted").is_empty());
-    }
-    assert_eq!(
-        attempts
-            .note(&tenant, &id, 1, &ended("w0"))
-            .await
-            .expect("noted")
-            .len(),
-        4
-    );
-    assert_eq!(
-        attempts
-            .note(&tenant, &id, 2, &ended("w0"))
-            .await
-            .expect("noted")
-            .len(),
-        1
-    );
-    let read = attempts.read(&tenant, &id).await.expect("read");
-    assert_eq!(read.record.expect("there").generation, 2);
-    let stale = attempts
-        .update(&tenant, &id, &Record::default(), read.revision - 1)
-        .await;
+    let record = Record {
+        generation: 2,
+        ..Record::default()
+    };
+    let none = attempts.read(&tenant, &id).await.expect("read");
+    assert_eq!((none.record, none.revision), (None, 0));
+    let revision = attempts.update(&tenant, &id, &record, 0).await;
+    let revision = revision.expect("the first may write");
+    let stale = attempts.update(&tenant, &id, &Record::default(), 0).await;
     assert!(
         matches!(stale, Err(AttemptsError::Changed { .. })),
         "{stale:?}"
     );
+    let read = attempts.read(&tenant, &id).await.expect("read");
+    assert_eq!((read.record, read.revision), (Some(record), revision));
     attempts.delete(&tenant, &id).await.expect("deleted");
-    assert!(
-        attempts
-            .read(&tenant, &id)
-            .await
-            .expect("read")
-            .record
-            .is_none()
-    );
-    assert_eq!(
-        attempts
-            .note(&tenant, &id, 0, &ended("w0"))
-            .await
-            .expect("noted")
-            .len(),
-        1
-    );
+    let gone = attempts.read(&tenant, &id).await.expect("read");
+    assert_eq!(gone.record, None);
 }
 
 #[tokio::test]

@@ -13,14 +13,14 @@ use crate::submission::{
 /// JetStream's codes for "another one was first", on one node and on a cluster.
 const LOST_RACE: [u64; 2] = [10071, 10164];
 
-/// How often a lost race is run again. Two workers at a time are the most there should be.
-const TRIES: u32 = 16;
-
 /// What the bucket holds under `<tenant>.<id>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The generation that the attempts are of.
     pub generation: u64,
+    /// The message's sequence in its queue: an id that is published anew much later begins anew.
+    #[serde(default)]
+    pub sequence: u64,
     /// Every ended attempt, in the order in which the ends were noted.
     pub attempts: Vec<Attempt>,
     /// What the last of them failed for.
@@ -29,6 +29,9 @@ pub struct Record {
     /// Starts that were handed back by a worker that drained or whose Engine was away: they ended, and do not count.
     #[serde(default)]
     pub handed_back: u64,
+    /// Deliveries that were handed back, started or not, and do not count either.
+    #[serde(default)]
+    pub uncounted: u64,
 }
 
 /// A record with the revision that the next update expects.
@@ -111,40 +114,6 @@ impl Attempts {
                 Err(AttemptsError::Changed { key })
             }
             written => Ok(written?),
-        }
-    }
-
-    /// Notes that an attempt of `generation` ended, and returns all ended attempts of it. One that is noted already (same worker,
-    /// same start) is not noted twice. Attempts of an older generation are forgotten; where a newer generation is noted, nothing
-    /// is written.
-    pub async fn note(
-        &self,
-        tenant: &Tenant,
-        id: &SubmissionId,
-        generation: u64,
-        attempt: &Attempt,
-    ) -> Result<Vec<Attempt>, AttemptsError> {
-        let mut tries = 0;
-        loop {
-            let Revised { record, revision } = self.read(tenant, id).await?;
-            let mut record = record
-                .filter(|record| record.generation >= generation)
-                .unwrap_or(Record {
-                    generation,
-                    ..Record::default()
-                });
-            let noted = |noted: &Attempt| {
-                noted.worker == attempt.worker && noted.started_at == attempt.started_at
-            };
-            if record.generation > generation || record.attempts.iter().any(noted) {
-                return Ok(record.attempts);
-            }
-            record.attempts.push(attempt.clone());
-            match self.update(tenant, id, &record, revision).await {
-                Ok(_) => return Ok(record.attempts),
-                Err(AttemptsError::Changed { .. }) if tries < TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
         }
     }
 

@@ -19,10 +19,11 @@ use crate::{
 };
 
 /// The attempts so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct History {
     record: Record,
-    revision: u64,
+    /// Of what is kept; absent where that was not looked at, as at a first delivery.
+    revision: Option<u64>,
 }
 
 /// The attempts could not be read or kept.
@@ -35,38 +36,49 @@ pub(crate) enum HistoryError {
 }
 
 impl History {
-    /// The history of a generation that was delivered before.
+    /// No attempts yet, of the message at `sequence` of its queue.
+    pub(crate) fn none(generation: u64, sequence: u64) -> Self {
+        let record = Record {
+            generation,
+            sequence,
+            ..Record::default()
+        };
+        Self {
+            record,
+            revision: None,
+        }
+    }
+
+    /// What is kept of a message that was delivered before, with a start that never ended taken for a lost worker.
     pub(crate) async fn read(
+        mut self,
         bus: &Bus,
         tenant: &Tenant,
         id: &SubmissionId,
-        generation: u64,
     ) -> Result<Self, HistoryError> {
         let Revised { record, revision } = Attempts::new(bus).read(tenant, id).await?;
-        let kept = record.filter(|record| record.generation == generation);
-        let mut history = Self {
-            record: kept.unwrap_or(Record {
-                generation,
-                ..Record::default()
-            }),
-            revision,
-        };
+        self.revision = Some(revision);
+        let (generation, sequence) = (self.record.generation, self.record.sequence);
+        if let Some(kept) =
+            record.filter(|kept| (kept.generation, kept.sequence) == (generation, sequence))
+        {
+            self.record = kept;
+        }
         let started = events::last_started(bus, tenant, id).await?;
-        let lost = started.filter(|event| {
-            event.generation == generation && event.attempt >= history.next_attempt()
-        });
+        let lost = started
+            .filter(|event| event.generation == generation && event.attempt >= self.next_attempt());
         if let Some(started) = lost {
             let error = "the worker was lost: it started and never ended";
-            history.push(
+            self.push(
                 &started.worker,
                 "",
                 started.at,
                 FailureCode::WorkerLost,
                 error,
             );
-            history.write(bus, tenant, id).await?;
+            self.write(bus, tenant, id).await?;
         }
-        Ok(history)
+        Ok(self)
     }
 
     /// Keeps the history, where no other worker wrote it since it was read.
@@ -76,9 +88,12 @@ impl History {
         tenant: &Tenant,
         id: &SubmissionId,
     ) -> Result<(), HistoryError> {
-        self.revision = Attempts::new(bus)
-            .update(tenant, id, &self.record, self.revision)
-            .await?;
+        let attempts = Attempts::new(bus);
+        let revision = match self.revision {
+            Some(revision) => revision,
+            None => attempts.read(tenant, id).await?.revision,
+        };
+        self.revision = Some(attempts.update(tenant, id, &self.record, revision).await?);
         Ok(())
     }
 
@@ -101,9 +116,10 @@ impl History {
         self.record.last_code = Some(code);
     }
 
-    /// A start was handed back: it ended, and does not count.
-    pub(crate) fn handed_back(&mut self) {
-        self.record.handed_back += 1;
+    /// The delivery is handed back, and does not count; nor does its start, where it had `started`.
+    pub(crate) fn handed_back(&mut self, started: bool) {
+        self.record.uncounted += 1;
+        self.record.handed_back += u64::from(started);
     }
 
     /// The attempts that count.
@@ -142,7 +158,7 @@ impl History {
                 ),
             ));
         }
-        if deliveries > limits.max_deliveries {
+        if deliveries.saturating_sub(self.record.uncounted) > limits.max_deliveries {
             let message = format!("it was delivered {deliveries} times without an end");
             return Some((FailureCode::Deliveries, message));
         }
@@ -155,7 +171,7 @@ mod tests {
     use super::*;
 
     fn failed(times: usize) -> History {
-        let mut history = History::default();
+        let mut history = History::none(0, 1);
         for _ in 0..times {
             history.push(
                 "w",
@@ -180,16 +196,19 @@ mod tests {
     #[test]
     fn what_was_handed_back_numbers_the_next_start_but_does_not_count() {
         let mut history = failed(1);
-        history.handed_back();
+        history.handed_back(true);
         assert_eq!((history.attempts(), history.next_attempt()), (1, 3));
     }
 
     #[test]
     fn the_deliveries_are_a_backstop() {
         let limits = config::Worker::default();
-        assert_eq!(History::default().exhausted(&limits, 50), None);
+        assert_eq!(History::none(0, 1).exhausted(&limits, 50), None);
+        let mut handed_back = History::none(0, 1);
+        handed_back.handed_back(false);
+        assert_eq!(handed_back.exhausted(&limits, 51), None);
         assert!(matches!(
-            History::default().exhausted(&limits, 51),
+            History::none(0, 1).exhausted(&limits, 51),
             Some((FailureCode::Deliveries, _))
         ));
     }

@@ -26,25 +26,18 @@ pub(crate) struct Facts {
     pub(crate) content_type: Option<String>,
     pub(crate) encoding: Encoding,
     pub(crate) digest: Digest,
+    /// Its `Envicutor-Schema`, where that is one that this worker does not know yet.
+    pub(crate) newer_schema: Option<String>,
     /// What is wrong with the headers or the id.
     pub(crate) errors: Vec<FieldError>,
     worker: String,
     published_at: OffsetDateTime,
 }
 
-/// A submission of a schema that this worker does not know yet.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "its Envicutor-Schema is {0:?}, and this worker reads up to {SCHEMA}: a newer worker must take it"
-)]
-pub(crate) struct NewerSchema(String);
-
 impl Facts {
-    pub(crate) fn of(fleet: &Fleet, delivery: &Delivery) -> Result<Self, NewerSchema> {
+    pub(crate) fn of(fleet: &Fleet, delivery: &Delivery) -> Self {
         let schema = header_of(&delivery.headers, "Envicutor-Schema").unwrap_or("1");
-        if !schema.parse::<u64>().is_ok_and(|schema| schema <= SCHEMA) {
-            return Err(NewerSchema(schema.chars().take(40).collect()));
-        }
+        let known = schema.parse::<u64>().is_ok_and(|schema| schema <= SCHEMA);
         let mut errors = Vec::new();
         if let Err(error) = delivery.address.raw_id.parse::<SubmissionId>() {
             errors.push(FieldError {
@@ -63,7 +56,8 @@ impl Facts {
                 0
             });
         let content_type = header_of(&delivery.headers, "Content-Type").map(str::to_owned);
-        Ok(Self {
+        Self {
+            newer_schema: (!known).then(|| schema.chars().take(40).collect()),
             address: delivery.address.clone(),
             generation,
             // An unknown content type is the check's to name; the answer to it is JSON.
@@ -73,7 +67,7 @@ impl Facts {
             errors,
             worker: fleet.id.clone(),
             published_at: delivery.published_at,
-        })
+        }
     }
 
     /// A result with what is known now; the rest is absent.

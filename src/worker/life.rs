@@ -63,17 +63,7 @@ pub(super) struct Life {
 /// Sees `delivery` to its end. The place that was `admitted` for it is freed with the return.
 pub(super) async fn live(fleet: Arc<Fleet>, delivery: Delivery, mut admitted: Admitted) {
     let delivery = Arc::new(delivery);
-    let facts = match Facts::of(&fleet, &delivery) {
-        Ok(facts) => facts,
-        Err(newer) => {
-            tracing::warn!(%newer, "handed back uncounted");
-            return end(
-                &delivery,
-                End::HandBack(fleet.config.worker.retry_max_us.duration()),
-            )
-            .await;
-        }
-    };
+    let facts = Facts::of(&fleet, &delivery);
     let journal = Journal::new(fleet.config.worker.log_tail_lines);
     let life = Life {
         fleet,
@@ -117,6 +107,12 @@ impl Life {
     async fn way(&self, admitted: &mut Admitted) -> Step<()> {
         self.skip_what_is_done().await?;
         let history = self.history().await?;
+        if let Some(schema) = &self.facts.newer_schema {
+            self.journal.warn(&format!(
+                "its Envicutor-Schema {schema:?} is for a newer worker"
+            ));
+            return Err(self.leave_to_another(&history).await);
+        }
         tracing::Span::current().record("attempt", history.next_attempt());
         if let Some((code, message)) =
             history.exhausted(&self.fleet.config.worker, self.delivery.num_delivered)
@@ -127,7 +123,7 @@ impl Life {
             Ok(plan) => plan,
             Err(rejected) => return self.reject(rejected, &history).await,
         };
-        self.admit(&plan, admitted).await?;
+        self.admit(&plan, admitted, &history).await?;
         let started_at = OffsetDateTime::now_utc();
         match self.attempt(&plan, &history).await? {
             Ok((executed, start, image)) => {
@@ -174,7 +170,7 @@ impl Life {
                 self.facts.address.raw_id
             );
             self.letter(
-                &History::default(),
+                &self.no_history(),
                 FailureCode::IdReused,
                 "delivery",
                 &message,
@@ -191,21 +187,14 @@ impl Life {
 
     /// Step 2: the attempts of this generation so far, with a start that never ended taken for a lost worker.
     pub(super) async fn history(&self) -> Step<History> {
-        let Some(id) = self
-            .facts
-            .address
-            .id()
-            .filter(|_| self.delivery.num_delivered > 1)
-        else {
-            return Ok(History::default());
+        let none = self.no_history();
+        let redelivered = self.delivery.num_delivered > 1;
+        let Some(id) = self.facts.address.id().filter(|_| redelivered) else {
+            return Ok(none);
         };
-        let history = History::read(
-            &self.fleet.bus,
-            &self.facts.address.tenant,
-            &id,
-            self.facts.generation,
-        )
-        .await;
+        let history = none
+            .read(&self.fleet.bus, &self.facts.address.tenant, &id)
+            .await;
         history.map_err(|error| self.nats(&error))
     }
 
@@ -247,15 +236,16 @@ impl Life {
     }
 
     /// Holds the memory that the plan needs, or leaves the message to a larger worker.
-    async fn admit(&self, plan: &Plan, admitted: &mut Admitted) -> Step<()> {
-        let need = plan
-            .memory_bytes()
-            .0
-            .saturating_add(self.fleet.config.container.overhead_bytes.0);
-        admitted.fit(ByteSize(need)).await.map_err(|error| {
-            self.journal.warn(&error.to_string());
-            End::HandBack(self.fleet.config.worker.retry_max_us.duration())
-        })
+    async fn admit(&self, plan: &Plan, admitted: &mut Admitted, history: &History) -> Step<()> {
+        let overhead = self.fleet.config.container.overhead_bytes.0;
+        let need = ByteSize(plan.memory_bytes().0.saturating_add(overhead));
+        match admitted.fit(need).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.journal.warn(&error.to_string());
+                Err(self.leave_to_another(history).await)
+            }
+        }
     }
 
     /// Step 6: one attempt. `Err` in it is a failure of ours, which counts; an [`End`] is none.
@@ -333,7 +323,7 @@ impl Life {
             }
             Interrupt::HandBack => {
                 self.journal.note("handed back: the worker drains");
-                self.note_hand_back(history).await;
+                self.note_hand_back(history, true).await;
                 End::HandBack(Duration::ZERO)
             }
         }
@@ -381,7 +371,7 @@ impl Life {
             .warn(&format!("{}: {}", trouble.stage, trouble.message));
         if trouble.outage || self.fleet.containers.probe().await.is_err() {
             self.fleet.health.suspect();
-            self.note_hand_back(&history).await;
+            self.note_hand_back(&history, true).await;
             return Err(End::HandBack(Duration::from_secs(1)));
         }
         history.push(
@@ -409,20 +399,29 @@ impl Life {
 type Ran = (Executed, Start, Digest);
 
 impl Life {
-    /// A start that ends without counting: the next delivery must not take it for a lost worker.
-    async fn note_hand_back(&self, history: &History) {
+    /// No attempts of this message yet.
+    fn no_history(&self) -> History {
+        History::none(self.facts.generation, self.delivery.stream_sequence)
+    }
+
+    /// Hands the message back, uncounted, for a worker that can do what this one cannot.
+    async fn leave_to_another(&self, history: &History) -> End {
+        self.note_hand_back(history, false).await;
+        End::HandBack(self.fleet.config.worker.retry_max_us.duration())
+    }
+
+    /// Notes that this delivery, and its start where it had `started`, end without counting: the next delivery must not take
+    /// the start for a lost worker.
+    async fn note_hand_back(&self, history: &History, started: bool) {
         let Some(id) = self.facts.address.id() else {
             return;
         };
         let mut history = history.clone();
-        history.handed_back();
-        if let Err(error) = history
-            .write(&self.fleet.bus, &self.facts.address.tenant, &id)
-            .await
-        {
-            self.journal.warn(&format!(
-                "the hand-back could not be noted and will count as an attempt: {error}"
-            ));
+        history.handed_back(started);
+        let (bus, tenant) = (&self.fleet.bus, &self.facts.address.tenant);
+        if let Err(error) = history.write(bus, tenant, &id).await {
+            let line = format!("the hand-back could not be noted and will count: {error}");
+            self.journal.warn(&line);
         }
     }
 

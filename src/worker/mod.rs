@@ -103,6 +103,8 @@ struct Fleet {
     config: Config,
     id: String,
     host: String,
+    /// This worker's own directory, gone with it.
+    state_dir: PathBuf,
     slots: usize,
     bus: Bus,
     /// A connection of its own for what anybody may send to a worker: wakes and questions. Headers that the client
@@ -152,7 +154,7 @@ impl Worker {
         let identity = Identity {
             worker: id.clone(),
             host: host.clone(),
-            state_dir,
+            state_dir: state_dir.clone(),
         };
         let containers =
             Containers::start(docker.clone(), &config.container, identity, slots).await?;
@@ -160,6 +162,7 @@ impl Worker {
             config: config.clone(),
             id,
             host,
+            state_dir,
             slots,
             bus,
             ears,
@@ -205,6 +208,10 @@ impl Worker {
             registry::inform(&fleet, &over),
         );
         fleet.containers.close().await;
+        // A later worker's sweep takes what cannot be removed now.
+        if let Err(error) = std::fs::remove_dir_all(&fleet.state_dir) {
+            tracing::warn!(%error, dir = %fleet.state_dir.display(), "the worker's directory stays");
+        }
         Ok(informed?)
     }
 }

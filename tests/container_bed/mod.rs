@@ -2,6 +2,7 @@
 //! label of this test alone, so that nobody else's are ever touched.
 
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::{
     collections::{BTreeMap, HashMap},

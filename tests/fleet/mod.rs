@@ -182,8 +182,10 @@ impl Fleet {
             Vec::<String>::new(),
             "containers are left"
         );
-        let workers = self.data_dir.path().join("workers");
-        let left: Vec<PathBuf> = sockets_below(&workers);
+        let workers = std::fs::read_dir(self.data_dir.path().join("workers"));
+        let left: Vec<PathBuf> = workers
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
         assert!(left.is_empty(), "{left:?} are left");
     }
 }
@@ -284,19 +286,6 @@ pub async fn containers_of(worker: &str) -> Vec<String> {
     String::from_utf8_lossy(&listed.stdout)
         .lines()
         .map(str::to_owned)
-        .collect()
-}
-
-/// Directories of containers that are left below a data directory's workers.
-fn sockets_below(workers: &Path) -> Vec<PathBuf> {
-    let each = |dir: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(dir)
-            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default()
-    };
-    each(workers)
-        .iter()
-        .flat_map(|worker| each(&worker.join("c")))
         .collect()
 }
 
