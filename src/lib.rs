@@ -10,7 +10,7 @@
 //! | [`container`] | the outer wall: containers, their pool, the agent's protocol |
 //! | [`standalone`], [`nats_server`] | everything on one machine |
 //! | [`cli`], [`config`], [`logging`] | the command line and what it reads |
-//! | [`bench`] | the fleet beside plain fork and exec |
+//! | [`mod@bench`] | the fleet beside plain fork and exec |
 
 pub mod bench;
 pub mod bus;

@@ -119,43 +119,24 @@ async fn who_cannot_connect_is_told_what_to_do() {
     );
 }
 
-/// Not a test by itself: the owner that [`a_server_ends_with_its_owner_even_if_that_is_killed`] kills.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn an_owner_that_waits() {
-    let nats = TestNats::start_empty(|_| ()).await;
-    println!("pid {}", nats.pid());
-    std::future::pending::<()>().await;
-}
-
 #[tokio::test]
 async fn a_server_ends_with_its_owner_even_if_that_is_killed() {
-    let program = std::env::current_exe().expect("known");
-    // Whoever is killed leaves its files.
     let dir = tempfile::tempdir().expect("a directory");
-    let mut owner = tokio::process::Command::new(program)
-        .args(["--ignored", "--exact", "an_owner_that_waits", "--nocapture"])
-        .env("TMPDIR", dir.path())
+    let mut owner = fleet::command(dir.path())
+        .await
+        .args(["up", "--nats-port", "0", "--slots", "1"])
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .expect("started");
     let mut lines = BufReader::new(owner.stdout.take().expect("piped")).lines();
-    let find_pid = async {
-        loop {
-            let line = lines
-                .next_line()
-                .await
-                .expect("read")
-                .expect("it says its pid");
-            if let Some(pid) = line.strip_prefix("pid ") {
-                return pid.to_owned();
-            }
-        }
-    };
-    let pid = tokio::time::timeout(DEADLINE, find_pid)
+    let ready =
+        async { while lines.next_line().await.expect("read").expect("it is ready") != "ready" {} };
+    tokio::time::timeout(DEADLINE, ready)
         .await
-        .expect("it starts");
+        .expect("it is ready in time");
+    let pid = std::fs::read_to_string(dir.path().join("nats/nats-server.pid"));
+    let pid = pid.expect("the server's pid file").trim().to_owned();
     let state = format!("/proc/{pid}/cmdline");
     assert!(std::fs::read(&state).is_ok_and(|line| !line.is_empty()));
     owner.kill().await.expect("killed");

@@ -6,7 +6,7 @@
 //! | [`submit`], [`status`], [`watch`], [`result`] | a submission's way, seen from outside |
 //! | [`runtime`], [`worker`] | what the fleet has |
 //! | [`nats`], [`config`] | what it stands on |
-//! | [`bench`] | how fast it is here |
+//! | [`mod@bench`] | how fast it is here |
 //! | [`options`], [`program`], [`guess`] | from flags and files to a configuration and a submission |
 //! | [`follow`], [`printer`], [`report`], [`terminal`] | what is shown, and where |
 //! | [`exit`], [`signals`] | how it ends |
