@@ -1,6 +1,6 @@
 //! Runs the real agent as PID 1 of its own pid and mount namespaces and plays the worker. Needs root and Linux, not Docker.
 //!
-//! The agent sees either no cgroup at all, or one made for the test where the host has cgroup version 1 to write to.
+//! The agent sees either no cgroup at all, or one made for the test where the host has cgroups (version 1 or 2) to write to.
 //!
 //! With `AGENT_TEST_IMAGE` and `AGENT_TEST_BINARY` (the static agent) set, the same tests run in Docker containers of that
 //! image (it needs sh, perl and coreutils), locked down as the worker does it.
@@ -74,13 +74,10 @@ impl Worker {
         worker
     }
 
-    /// An agent with its own cgroup, open for stages; `None` where the host has no cgroup version 1 to write to.
+    /// An agent with its own cgroup, open for stages; `None` where the host has no cgroups to write to.
     pub fn open_in_cgroup(memory: u64, processes: u64) -> Option<Self> {
-        let writable = ["memory", "cpuacct", "pids"]
-            .iter()
-            .all(|it| Path::new("/sys/fs/cgroup").join(it).join("tasks").exists());
-        if !writable && !made_in_docker() {
-            eprintln!("skipped: no cgroup version 1");
+        if !made_in_docker() && hierarchies().is_none() {
+            eprintln!("skipped: no cgroups to write to");
             return None;
         }
         let mut worker = Self::start(Cgroups::Own { memory, processes });
@@ -314,41 +311,58 @@ fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
     docker
 }
 
+/// Where the host has its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The hierarchies below [`CGROUPS`] that the agent reads: one for each controller (version 1), or the only one (version 2).
+fn hierarchies() -> Option<&'static [&'static str]> {
+    const VERSION_1: &[&str] = &["memory", "cpuacct", "pids"];
+    let root = Path::new(CGROUPS);
+    if VERSION_1
+        .iter()
+        .all(|it| root.join(it).join("tasks").exists())
+    {
+        return Some(VERSION_1);
+    }
+    // What is there already stays. Not so in a container: its root has processes, and can have no controllers.
+    let enabled = fs::write(root.join("cgroup.subtree_control"), "+memory +pids");
+    enabled.is_ok().then_some(&[""])
+}
+
 /// The shell commands that give the agent its view of cgroups, and the cgroups made for it.
 fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let Cgroups::Own { memory, processes } = cgroups else {
-        return ("mount -t tmpfs none /sys/fs/cgroup;".into(), Vec::new());
+        return (format!("mount -t tmpfs none {CGROUPS};"), Vec::new());
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("envicutor-agent-test-{}-{number}", std::process::id());
-    let mut script = String::new();
+    let (mut enter, mut mount) = (String::new(), String::new());
     let mut made = Vec::new();
-    for controller in ["memory", "cpuacct", "pids"] {
-        let directory = Path::new("/sys/fs/cgroup").join(controller).join(&name);
+    for hierarchy in hierarchies().expect("asked for before") {
+        let root = Path::new(CGROUPS).join(hierarchy);
+        let directory = root.join(&name);
         fs::create_dir(&directory).expect("makes a cgroup");
-        let path = directory.display();
-        write!(script, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
+        let (root, path) = (root.display(), directory.display());
+        write!(enter, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
+        write!(mount, "mount --bind -o ro {path} {root}; ").expect("writes to a string");
         made.push(directory);
     }
-    let write = |index: usize, file: &str, value: u64| {
-        fs::write(made[index].join(file), value.to_string()).expect("sets a limit");
-    };
-    write(0, "memory.limit_in_bytes", memory);
-    let _ = fs::write(
-        made[0].join("memory.memsw.limit_in_bytes"),
-        memory.to_string(),
-    );
-    write(2, "pids.max", processes);
-    for (controller, directory) in ["memory", "cpuacct", "pids"].iter().zip(&made) {
-        let path = directory.display();
-        write!(
-            script,
-            "mount --bind -o ro {path} /sys/fs/cgroup/{controller}; "
-        )
-        .expect("writes to a string");
+    // By the names of both versions, and in this order: each is there in one of them, swap only where it is accounted.
+    for (file, value) in [
+        ("memory.limit_in_bytes", memory),
+        ("memory.memsw.limit_in_bytes", memory),
+        ("memory.max", memory),
+        ("memory.swap.max", 0),
+        ("pids.max", processes),
+    ] {
+        for path in made.iter().map(|directory| directory.join(file)) {
+            if path.exists() {
+                fs::write(path, value.to_string()).expect("sets a limit");
+            }
+        }
     }
-    (script, made)
+    (enter + &mount, made)
 }
 
 /// A shell script as a stage, with generous limits and no input.
