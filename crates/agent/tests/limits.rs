@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use envicutor_protocol::{Command, Exit, Killed, MemoryFrom};
+use envicutor_protocol::{Command, Exit, Killed, MemoryFrom, Report};
 use harness::{Worker, assert_ok, shell, stage};
 
 const SPIN: &str = "while :; do :; done";
@@ -144,6 +144,19 @@ fn a_child_that_ran_out_of_memory_is_the_stages_verdict() {
     let script = "perl -e 'my $x = \"x\" x 200_000_000'; exit 0";
     let ended = worker.run(shell(script)).ended;
     assert_eq!(ended.killed, Some(Killed::Memory), "{ended:?}");
+}
+
+#[test]
+fn a_kill_for_want_of_memory_above_the_container_is_not_the_stages_verdict() {
+    let Some(mut worker) = Worker::open_below(48 << 20, 256 << 20, 33) else {
+        return;
+    };
+    let order = stage(&["perl", "-e", "my $x = 'x' x 200_000_000"]);
+    worker.send(&Command::Stage(Box::new(order)));
+    assert_eq!(worker.receive(), Some(Report::Started));
+    let (step, error) = worker.expect_failure();
+    assert_eq!(step, "run the stage");
+    assert!(error.contains("within its memory limit"), "{error}");
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub enum Cgroups {
     Own {
         memory: u64,
         processes: u64,
+        /// And below one with this memory limit in bytes.
+        above: Option<u64>,
     },
 }
 
@@ -76,11 +78,30 @@ impl Worker {
 
     /// An agent with its own cgroup, open for stages; `None` where the host has no cgroups to write to.
     pub fn open_in_cgroup(memory: u64, processes: u64) -> Option<Self> {
+        Self::open_in(Cgroups::Own {
+            memory,
+            processes,
+            above: None,
+        })
+    }
+
+    /// The same below a cgroup with a memory limit of `above` bytes; `None` also in Docker.
+    pub fn open_below(above: u64, memory: u64, processes: u64) -> Option<Self> {
+        let above = Some(above);
+        let cgroups = Cgroups::Own {
+            memory,
+            processes,
+            above,
+        };
+        (!made_in_docker()).then(|| Self::open_in(cgroups))?
+    }
+
+    fn open_in(cgroups: Cgroups) -> Option<Self> {
         if !made_in_docker() && hierarchies().is_none() {
             eprintln!("skipped: no cgroups to write to");
             return None;
         }
-        let mut worker = Self::start(Cgroups::Own { memory, processes });
+        let mut worker = Self::start(cgroups);
         worker.send(&Command::Open(Open { uid: UID, gid: UID }));
         Some(worker)
     }
@@ -281,7 +302,9 @@ fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let (memory, processes) = match cgroups {
         Cgroups::None => (256 << 20, 65),
-        Cgroups::Own { memory, processes } => (memory, processes),
+        Cgroups::Own {
+            memory, processes, ..
+        } => (memory, processes),
     };
     let binary = std::env::var("AGENT_TEST_BINARY").expect("AGENT_TEST_BINARY names the agent");
     let mut docker = Process::new("docker");
@@ -318,37 +341,59 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 fn hierarchies() -> Option<&'static [&'static str]> {
     const VERSION_1: &[&str] = &["memory", "cpuacct", "pids"];
     let root = Path::new(CGROUPS);
-    if VERSION_1
-        .iter()
-        .all(|it| root.join(it).join("tasks").exists())
-    {
+    let mounted = |hierarchy: &&str| root.join(hierarchy).join("tasks").exists();
+    if VERSION_1.iter().all(mounted) {
         return Some(VERSION_1);
     }
-    // What is there already stays. Not so in a container: its root has processes, and can have no controllers.
-    let enabled = fs::write(root.join("cgroup.subtree_control"), "+memory +pids");
-    enabled.is_ok().then_some(&[""])
+    // In a container this fails: its root has processes, and gives its children no controllers.
+    delegate(root).is_ok().then_some(&[""])
 }
 
-/// The shell commands that give the agent its view of cgroups, and the cgroups made for it.
+/// Lets the children of a cgroup of version 2 have what the agent reads.
+fn delegate(cgroup: &Path) -> std::io::Result<()> {
+    fs::write(cgroup.join("cgroup.subtree_control"), "+memory +pids")
+}
+
+/// The shell commands that give the agent its view of cgroups, and the cgroups made for it, children first.
 fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let Cgroups::Own { memory, processes } = cgroups else {
+    let Cgroups::Own {
+        memory,
+        processes,
+        above,
+    } = cgroups
+    else {
         return (format!("mount -t tmpfs none {CGROUPS};"), Vec::new());
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("envicutor-agent-test-{}-{number}", std::process::id());
     let (mut enter, mut mount) = (String::new(), String::new());
-    let mut made = Vec::new();
+    let (mut made, mut parents) = (Vec::new(), Vec::new());
     for hierarchy in hierarchies().expect("asked for before") {
         let root = Path::new(CGROUPS).join(hierarchy);
-        let directory = root.join(&name);
+        let mut directory = root.join(&name);
         fs::create_dir(&directory).expect("makes a cgroup");
+        if let Some(memory) = above {
+            limit(&directory, memory, processes);
+            if hierarchy.is_empty() {
+                delegate(&directory).expect("delegates");
+            }
+            parents.push(directory.clone());
+            directory.push("own");
+            fs::create_dir(&directory).expect("makes a cgroup");
+        }
+        limit(&directory, memory, processes);
         let (root, path) = (root.display(), directory.display());
         write!(enter, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
         write!(mount, "mount --bind -o ro {path} {root}; ").expect("writes to a string");
         made.push(directory);
     }
-    // By the names of both versions, and in this order: each is there in one of them, swap only where it is accounted.
+    made.append(&mut parents);
+    (enter + &mount, made)
+}
+
+/// Sets the limits that the hierarchy of `cgroup` has, by their names in both versions. Swap is not accounted everywhere.
+fn limit(cgroup: &Path, memory: u64, processes: u64) {
     for (file, value) in [
         ("memory.limit_in_bytes", memory),
         ("memory.memsw.limit_in_bytes", memory),
@@ -356,13 +401,11 @@ fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
         ("memory.swap.max", 0),
         ("pids.max", processes),
     ] {
-        for path in made.iter().map(|directory| directory.join(file)) {
-            if path.exists() {
-                fs::write(path, value.to_string()).expect("sets a limit");
-            }
+        let path = cgroup.join(file);
+        if path.exists() {
+            fs::write(path, value.to_string()).expect("sets a limit");
         }
     }
-    (enter + &mount, made)
 }
 
 /// A shell script as a stage, with generous limits and no input.
