@@ -6,7 +6,7 @@ mod container_bed;
 
 use std::time::{Duration, Instant};
 
-use container_bed::{Bed, PATIENCE, file, run, shell, text};
+use container_bed::{Bed, PATIENCE, file, run, shell, slowly, text};
 use envicutor::{
     container::Observed,
     submission::{
@@ -126,7 +126,8 @@ async fn files_that_a_build_left_count_as_memory_of_its_runs() {
     container.lay_out(&[]).await.unwrap();
     let mut stage = shell("head -c 50000000 /dev/zero > big; echo built");
     stage.limits.memory_bytes = ByteSize(128 << 20);
-    assert_eq!(text(&run(&mut container, &stage).await.stdout), "built\n");
+    let finished = run(&mut container, &stage).await;
+    assert_eq!(text(&finished.stdout), "built\n", "{finished:?}");
     stage.limits.memory_bytes = ByteSize(16 << 20);
     let finished = run(&mut container, &stage).await;
     assert_eq!(finished.ended.killed, Some(Killed::Memory));
@@ -253,7 +254,10 @@ async fn a_full_pool_gives_up_what_was_used_least_recently() {
         if now[0].id != old[0].id {
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "the old container stays");
+        assert!(
+            began.elapsed() < slowly(PATIENCE),
+            "the old container stays"
+        );
     }
     let again = bed.containers.take(&request).await.unwrap();
     assert_eq!(again.start(), Start::Pooled);

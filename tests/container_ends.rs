@@ -13,7 +13,7 @@ use std::{
 };
 
 use container_bed::{
-    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, sockets, start, text,
+    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, slowly, sockets, start, text,
 };
 use envicutor::{
     container::{ContainerError, Observed, Request},
@@ -241,7 +241,7 @@ async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
     worker.probe().await.unwrap();
     bed.await_running(2).await;
     // Running is not ready yet.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(slowly(Duration::from_secs(1))).await;
     line.cut();
     assert!(worker.probe().await.unwrap_err().is_outage());
     // What waits can still be given out, and run; nothing new can be made.
@@ -259,7 +259,8 @@ async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
     line.mend();
     worker.probe().await.unwrap();
     worker.close().await;
-    assert!(bed.own().await.is_empty());
+    let left = bed.own().await;
+    assert!(left.is_empty(), "{left:?}");
     assert!(sockets(&bed.root.path().join("w3")).is_empty());
     bed.end().await;
 }

@@ -4,8 +4,8 @@
 use std::{collections::HashMap, path::Path};
 
 use bollard::models::{
-    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
-    MountType,
+    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, Mount, MountType,
 };
 use envicutor_protocol::{AGENT_PATH, SOCKET_DIR, WORK_DIR};
 
@@ -83,6 +83,9 @@ fn host_config(config: &config::Container, request: &Request, place: &Place<'_>)
     HostConfig {
         network_mode: Some("none".to_owned()),
         ipc_mode: Some("private".to_owned()),
+        // Whatever the Engine's default is: in the host's, the agent would find the cgroups of the whole machine and read
+        // none, and version 2 would lose `nsdelegate` there.
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         cap_drop: Some(vec!["ALL".to_owned()]),
         // For the agent: to make its stages another user's, and to end them.
         cap_add: Some(["SETUID", "SETGID", "KILL"].map(str::to_owned).to_vec()),
@@ -217,6 +220,10 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert!(mounts.iter().all(|mount| mount.read_only == Some(true)));
         assert_eq!(host_config.network_mode.as_deref(), Some("none"));
+        assert_eq!(
+            host_config.cgroupns_mode,
+            Some(HostConfigCgroupnsModeEnum::PRIVATE)
+        );
         assert_eq!(host_config.readonly_rootfs, Some(true));
     }
 

@@ -54,6 +54,7 @@ pub struct Cgroup {
     /// The unit of `cpu`, in nanoseconds.
     cpu_unit_ns: u64,
     oom_kills: Option<Counter>,
+    ooms: Option<Counter>,
     memory_limit: Option<Counter>,
     memory_peak: Option<Counter>,
     processes: Option<Counter>,
@@ -68,6 +69,8 @@ pub struct Reading {
     pub cpu: Option<Duration>,
     /// Processes that the kernel killed for want of memory, whosoever limit it was.
     pub oom_kills: Option<u64>,
+    /// How often its own limit left an allocation without memory. Only version 2 counts it.
+    pub ooms: Option<u64>,
     /// The most memory ever in use, in bytes.
     pub memory_peak_bytes: Option<u64>,
     /// The most processes and threads ever, with the agent.
@@ -96,7 +99,8 @@ impl Cgroup {
             cpu: open("cpu.stat", Some("usage_usec")),
             cpu_unit_ns: 1000,
             oom_kills: open("memory.events", Some("oom_kill")),
-            memory_limit: open("memory.max", None),
+            ooms: open("memory.events", Some("oom")),
+            memory_limit: None,
             memory_peak: open("memory.peak", None),
             processes: open("pids.current", None),
             processes_peak: open("pids.peak", None),
@@ -115,6 +119,7 @@ impl Cgroup {
             cpu: open("cpuacct", "cpuacct.usage", None),
             cpu_unit_ns: 1,
             oom_kills: open("memory", "memory.oom_control", Some("oom_kill")),
+            ooms: None,
             memory_limit: open("memory", "memory.limit_in_bytes", None),
             memory_peak: open("memory", "memory.max_usage_in_bytes", None),
             processes: open("pids", "pids.current", None),
@@ -134,7 +139,13 @@ impl Cgroup {
         self.oom_kills.as_ref()?.read()
     }
 
-    /// Whether it has ever been at its own memory limit; `None` where that cannot be told.
+    /// How often its own limit left an allocation without memory.
+    pub fn ooms(&self) -> Option<u64> {
+        self.ooms.as_ref()?.read()
+    }
+
+    /// Whether it has ever been at its own memory limit; `None` where that cannot be told. For version 1, which does not
+    /// count [`Self::ooms`]; and version 2 has no peak before Linux 5.19.
     ///
     /// Version 1 counts how often the limit was met (`memory.failcnt`), but Linux 6.18 does not count the limit with swap,
     /// which Docker sets to the same value: so peak and limit are compared.
@@ -155,6 +166,7 @@ impl Cgroup {
         Reading {
             cpu: self.cpu(),
             oom_kills: self.oom_kills(),
+            ooms: self.ooms(),
             memory_peak_bytes: read(&self.memory_peak),
             processes_peak: read(&self.processes_peak),
             forks_refused: read(&self.forks_refused),

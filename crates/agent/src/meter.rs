@@ -139,9 +139,15 @@ impl Meter {
         if risen(self.before.oom_kills, cgroup.oom_kills()).is_none() {
             return OomKill::None;
         }
-        match cgroup.memory_was_full() {
-            Some(false) => OomKill::Elsewhere,
-            _ => OomKill::AtOwnLimit,
+        // The kernel counts this before it kills, and it is read after.
+        let at_own_limit = match (self.before.ooms, cgroup.ooms()) {
+            (Some(before), Some(now)) => now > before,
+            _ => cgroup.memory_was_full().unwrap_or(true),
+        };
+        if at_own_limit {
+            OomKill::AtOwnLimit
+        } else {
+            OomKill::Elsewhere
         }
     }
 

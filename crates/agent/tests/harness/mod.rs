@@ -1,6 +1,8 @@
 //! Runs the real agent as PID 1 of its own pid and mount namespaces and plays the worker. Needs root and Linux, not Docker.
 //!
-//! The agent sees either no cgroup at all, or one made for the test where the host has cgroup version 1 to write to.
+//! The agent sees either no cgroup at all, or one made for the test where the host has cgroups (version 1 or 2) to write to.
+//!
+//! `ENVICUTOR_TEST_SLOWNESS` is how many times slower than usual this machine is, for one that is emulated.
 //!
 //! With `AGENT_TEST_IMAGE` and `AGENT_TEST_BINARY` (the static agent) set, the same tests run in Docker containers of that
 //! image (it needs sh, perl and coreutils), locked down as the worker does it.
@@ -32,6 +34,16 @@ pub const UID: u32 = 61_234;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// So many times slower than usual is this machine.
+pub fn slowness() -> u32 {
+    std::env::var("ENVICUTOR_TEST_SLOWNESS").map_or(1, |it| it.parse().expect("a number"))
+}
+
+/// How many microseconds this machine takes for what usually takes `micros`.
+pub fn slowly(micros: u64) -> u64 {
+    micros * u64::from(slowness())
+}
+
 /// What the agent can read of cgroups.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cgroups {
@@ -40,6 +52,8 @@ pub enum Cgroups {
     Own {
         memory: u64,
         processes: u64,
+        /// And below one with this memory limit in bytes.
+        above: Option<u64>,
     },
 }
 
@@ -75,16 +89,32 @@ impl Worker {
         worker
     }
 
-    /// An agent with its own cgroup, open for stages; `None` where the host has no cgroup version 1 to write to.
+    /// An agent with its own cgroup, open for stages; `None` where the host has no cgroups to write to.
     pub fn open_in_cgroup(memory: u64, processes: u64) -> Option<Self> {
-        let writable = ["memory", "cpuacct", "pids"]
-            .iter()
-            .all(|it| Path::new("/sys/fs/cgroup").join(it).join("tasks").exists());
-        if !writable && !made_in_docker() {
-            eprintln!("skipped: no cgroup version 1");
+        Self::open_in(Cgroups::Own {
+            memory,
+            processes,
+            above: None,
+        })
+    }
+
+    /// The same below a cgroup with a memory limit of `above` bytes; `None` also in Docker.
+    pub fn open_below(above: u64, memory: u64, processes: u64) -> Option<Self> {
+        let above = Some(above);
+        let cgroups = Cgroups::Own {
+            memory,
+            processes,
+            above,
+        };
+        (!made_in_docker()).then(|| Self::open_in(cgroups))?
+    }
+
+    fn open_in(cgroups: Cgroups) -> Option<Self> {
+        if !made_in_docker() && hierarchies().is_none() {
+            eprintln!("skipped: no cgroups to write to");
             return None;
         }
-        let mut worker = Self::start(Cgroups::Own { memory, processes });
+        let mut worker = Self::start(cgroups);
         worker.send(&Command::Open(Open { uid: UID, gid: UID }));
         Some(worker)
     }
@@ -108,7 +138,7 @@ impl Worker {
         let mut agent = process.stdin(Stdio::null()).spawn().expect("starts");
         let socket = accept(&listener, &mut agent);
         socket
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(PATIENCE * slowness()))
             .expect("sets a timeout");
         let mut worker = Self {
             socket,
@@ -213,7 +243,7 @@ impl Worker {
 
     /// Waits for the agent's end, and says its exit code.
     pub fn agent_exit(&mut self) -> Option<i32> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE * slowness();
         loop {
             if let Some(status) = self.agent.try_wait().expect("waits") {
                 return status.code();
@@ -243,7 +273,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // The socket first: the agent then ends by itself. --kill-child is the second lock.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(2) * slowness();
         while Instant::now() < end && matches!(self.agent.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -312,7 +342,9 @@ fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let (memory, processes) = match cgroups {
         Cgroups::None => (256 << 20, 65),
-        Cgroups::Own { memory, processes } => (memory, processes),
+        Cgroups::Own {
+            memory, processes, ..
+        } => (memory, processes),
     };
     let binary = std::env::var("AGENT_TEST_BINARY").expect("AGENT_TEST_BINARY names the agent");
     let mut docker = Process::new("docker");
@@ -342,41 +374,78 @@ fn in_container(image: &str, scratch: &Path, cgroups: Cgroups) -> Process {
     docker
 }
 
-/// The shell commands that give the agent its view of cgroups, and the cgroups made for it.
+/// Where the host has its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The hierarchies below [`CGROUPS`] that the agent reads: one for each controller (version 1), or the only one (version 2).
+fn hierarchies() -> Option<&'static [&'static str]> {
+    const VERSION_1: &[&str] = &["memory", "cpuacct", "pids"];
+    let root = Path::new(CGROUPS);
+    let mounted = |hierarchy: &&str| root.join(hierarchy).join("tasks").exists();
+    if VERSION_1.iter().all(mounted) {
+        return Some(VERSION_1);
+    }
+    // In a container this fails: its root has processes, and gives its children no controllers.
+    delegate(root).is_ok().then_some(&[""])
+}
+
+/// Lets the children of a cgroup of version 2 have what the agent reads.
+fn delegate(cgroup: &Path) -> std::io::Result<()> {
+    fs::write(cgroup.join("cgroup.subtree_control"), "+memory +pids")
+}
+
+/// The shell commands that give the agent its view of cgroups, and the cgroups made for it, children first.
 fn cgroup_setup(cgroups: Cgroups) -> (String, Vec<PathBuf>) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let Cgroups::Own { memory, processes } = cgroups else {
-        return ("mount -t tmpfs none /sys/fs/cgroup;".into(), Vec::new());
+    let Cgroups::Own {
+        memory,
+        processes,
+        above,
+    } = cgroups
+    else {
+        return (format!("mount -t tmpfs none {CGROUPS};"), Vec::new());
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("envicutor-agent-test-{}-{number}", std::process::id());
-    let mut script = String::new();
-    let mut made = Vec::new();
-    for controller in ["memory", "cpuacct", "pids"] {
-        let directory = Path::new("/sys/fs/cgroup").join(controller).join(&name);
+    let (mut enter, mut mount) = (String::new(), String::new());
+    let (mut made, mut parents) = (Vec::new(), Vec::new());
+    for hierarchy in hierarchies().expect("asked for before") {
+        let root = Path::new(CGROUPS).join(hierarchy);
+        let mut directory = root.join(&name);
         fs::create_dir(&directory).expect("makes a cgroup");
-        let path = directory.display();
-        write!(script, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
+        if let Some(memory) = above {
+            limit(&directory, memory, processes);
+            if hierarchy.is_empty() {
+                delegate(&directory).expect("delegates");
+            }
+            parents.push(directory.clone());
+            directory.push("own");
+            fs::create_dir(&directory).expect("makes a cgroup");
+        }
+        limit(&directory, memory, processes);
+        let (root, path) = (root.display(), directory.display());
+        write!(enter, "echo $$ > {path}/cgroup.procs; ").expect("writes to a string");
+        write!(mount, "mount --bind -o ro {path} {root}; ").expect("writes to a string");
         made.push(directory);
     }
-    let write = |index: usize, file: &str, value: u64| {
-        fs::write(made[index].join(file), value.to_string()).expect("sets a limit");
-    };
-    write(0, "memory.limit_in_bytes", memory);
-    let _ = fs::write(
-        made[0].join("memory.memsw.limit_in_bytes"),
-        memory.to_string(),
-    );
-    write(2, "pids.max", processes);
-    for (controller, directory) in ["memory", "cpuacct", "pids"].iter().zip(&made) {
-        let path = directory.display();
-        write!(
-            script,
-            "mount --bind -o ro {path} /sys/fs/cgroup/{controller}; "
-        )
-        .expect("writes to a string");
+    made.append(&mut parents);
+    (enter + &mount, made)
+}
+
+/// Sets the limits that the hierarchy of `cgroup` has, by their names in both versions. Swap is not accounted everywhere.
+fn limit(cgroup: &Path, memory: u64, processes: u64) {
+    for (file, value) in [
+        ("memory.limit_in_bytes", memory),
+        ("memory.memsw.limit_in_bytes", memory),
+        ("memory.max", memory),
+        ("memory.swap.max", 0),
+        ("pids.max", processes),
+    ] {
+        let path = cgroup.join(file);
+        if path.exists() {
+            fs::write(path, value.to_string()).expect("sets a limit");
+        }
     }
-    (script, made)
 }
 
 /// A shell script as a stage, with generous limits and no input.
@@ -390,9 +459,9 @@ pub fn stage(argv: &[&str]) -> Stage {
         argv: argv.iter().map(|&it| it.into()).collect(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         limits: Limits {
-            cpu_time_us: 10_000_000,
+            cpu_time_us: slowly(10_000_000),
             extra_time_us: 0,
-            wall_time_us: 15_000_000,
+            wall_time_us: slowly(15_000_000),
             memory_bytes: 256 << 20,
             stack_bytes: 8 << 20,
             processes: 32,
