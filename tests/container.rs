@@ -12,7 +12,8 @@ use std::{
 };
 
 use container_bed::{
-    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, sockets, start, text,
+    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, slowly, slowly_us, sockets,
+    start, text,
 };
 use envicutor::{
     container::{ContainerError, Observed, Request},
@@ -133,7 +134,8 @@ async fn files_that_a_build_left_count_as_memory_of_its_runs() {
     container.lay_out(&[]).await.unwrap();
     let mut stage = shell("head -c 50000000 /dev/zero > big; echo built");
     stage.limits.memory_bytes = ByteSize(128 << 20);
-    assert_eq!(text(&run(&mut container, &stage).await.stdout), "built\n");
+    let finished = run(&mut container, &stage).await;
+    assert_eq!(text(&finished.stdout), "built\n", "{finished:?}");
     stage.limits.memory_bytes = ByteSize(16 << 20);
     let finished = run(&mut container, &stage).await;
     assert_eq!(finished.ended.killed, Some(Killed::Memory));
@@ -233,7 +235,9 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     // Other limits: the same shelf.
     let mut request = bed.request();
     request.limits.memory_bytes = ByteSize(32 << 20);
-    let mut second = bed.containers.take(&request).await.unwrap();
+    let plain = bed.request();
+    let (second, third) = tokio::join!(bed.containers.take(&request), bed.containers.take(&plain));
+    let mut second = second.unwrap();
     assert_eq!(second.start(), Start::Pooled);
     second.lay_out(&[]).await.unwrap();
     let mut stage = shell("dd if=/dev/zero of=/dev/null bs=50M count=1 && echo fits");
@@ -241,7 +245,8 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     let finished = run(&mut second, &stage).await;
     assert_eq!(finished.ended.killed, Some(Killed::Memory));
     second.destroy().await;
-    // Two were taken of late, and there are two slots.
+    third.unwrap().destroy().await;
+    // Two were taken at once, and there are two slots.
     bed.await_running(2).await;
     bed.end().await;
 }
@@ -260,7 +265,10 @@ async fn a_full_pool_gives_up_what_was_used_least_recently() {
         if now[0].id != old[0].id {
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "the old container stays");
+        assert!(
+            began.elapsed() < slowly(PATIENCE),
+            "the old container stays"
+        );
     }
     let again = bed.containers.take(&request).await.unwrap();
     assert_eq!(again.start(), Start::Pooled);
@@ -272,7 +280,7 @@ async fn a_full_pool_gives_up_what_was_used_least_recently() {
 async fn what_waits_too_long_is_removed() {
     let bed = Bed::with(|config| {
         config.pool_size = Some(4);
-        config.pool_idle_us = Micros(1_500_000);
+        config.pool_idle_us = slowly_us(1_500_000);
     })
     .await;
     bed.take().await.destroy().await;
@@ -564,7 +572,7 @@ async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
     worker.probe().await.unwrap();
     bed.await_running(2).await;
     // Running is not ready yet.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(slowly(Duration::from_secs(1))).await;
     line.cut();
     assert!(worker.probe().await.unwrap_err().is_outage());
     // What waits can still be given out, and run; nothing new can be made.
@@ -582,7 +590,8 @@ async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
     line.mend();
     worker.probe().await.unwrap();
     worker.close().await;
-    assert!(bed.own().await.is_empty());
+    let left = bed.own().await;
+    assert!(left.is_empty(), "{left:?}");
     assert!(sockets(&bed.root.path().join("w3")).is_empty());
     bed.end().await;
 }

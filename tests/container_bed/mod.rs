@@ -1,5 +1,7 @@
 //! Where containers are tested: the real Docker Engine, a small image, and a worker's directory. Its containers carry a host
 //! label of this test alone, so that nobody else's are ever touched.
+//!
+//! `ENVICUTOR_TEST_SLOWNESS` is how many times slower than usual this machine is, for one that is emulated.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -36,6 +38,16 @@ const IMAGE: &str = "containertest-busybox";
 
 /// More than anything here takes.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long this machine takes for what usually takes `time`.
+pub fn slowly(time: Duration) -> Duration {
+    let slowness = std::env::var("ENVICUTOR_TEST_SLOWNESS");
+    time * slowness.map_or(1, |it| it.parse().expect("a number"))
+}
+
+pub fn slowly_us(micros: u64) -> Micros {
+    Micros(u64::try_from(slowly(Duration::from_micros(micros)).as_micros()).unwrap())
+}
 
 /// A worker's containers.
 pub struct Bed {
@@ -104,7 +116,7 @@ impl Bed {
                 return found;
             }
             assert!(
-                began.elapsed() < PATIENCE,
+                began.elapsed() < slowly(PATIENCE),
                 "expected {count} running containers, found {:?}",
                 found
                     .iter()
@@ -150,7 +162,7 @@ impl Drop for Bed {
 }
 
 pub async fn docker() -> Docker {
-    envicutor::docker::connect(None, Micros(60_000_000))
+    envicutor::docker::connect(None, slowly_us(60_000_000))
         .await
         .expect("these tests need a Docker Engine")
 }
@@ -169,6 +181,8 @@ pub async fn start(
             + (std::process::id() % 30_000) * 10_000
             + NEXT.fetch_add(1, Ordering::Relaxed) * 100,
         uid_count: 100,
+        start_timeout_us: slowly_us(60_000_000),
+        call_timeout_us: slowly_us(60_000_000),
         ..Default::default()
     };
     change(&mut config);
@@ -253,9 +267,9 @@ fn root_file_system() -> Vec<u8> {
 
 pub fn limits() -> Limits {
     Limits {
-        cpu_time_us: Micros(5_000_000),
-        extra_time_us: Micros(500_000),
-        wall_time_us: Micros(20_000_000),
+        cpu_time_us: slowly_us(5_000_000),
+        extra_time_us: slowly_us(500_000),
+        wall_time_us: slowly_us(20_000_000),
         memory_bytes: ByteSize(64 << 20),
         stack_bytes: ByteSize(8 << 20),
         processes: 16,
@@ -289,7 +303,10 @@ pub fn file(path: &str, data: &[u8]) -> PlannedFile {
 }
 
 pub async fn run(container: &mut Container, stage: &StagePlan) -> Finished {
-    container.run(stage, PATIENCE, &mut |_| {}).await.unwrap()
+    container
+        .run(stage, slowly(PATIENCE), &mut |_| {})
+        .await
+        .unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -335,6 +352,8 @@ async fn carry(mut near: tokio::net::UnixStream, mut open: tokio::sync::watch::R
         return;
     };
     tokio::select! {
+        // In this order: a cut line carries nothing, not even what was written to it before anybody looked.
+        biased;
         _ = open.wait_for(|open| !open) => {}
         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
     }

@@ -5,7 +5,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use envicutor_protocol::{Command, Exit, Killed, MemoryFrom, Report};
-use harness::{Worker, assert_ok, shell, stage};
+use harness::{Worker, assert_ok, shell, slowly, slowness, stage};
 
 const SPIN: &str = "while :; do :; done";
 
@@ -16,13 +16,16 @@ fn cpu_time_ends_a_stage_close_to_its_limit() {
         .flatten()
     {
         let mut order = shell(SPIN);
-        order.limits.cpu_time_us = 100_000;
-        order.limits.extra_time_us = 50_000;
+        order.limits.cpu_time_us = slowly(100_000);
+        order.limits.extra_time_us = slowly(50_000);
         let ended = worker.run(order).ended;
         let used = ended.cpu_user_us + ended.cpu_system_us;
         assert_eq!(ended.killed, Some(Killed::CpuTime), "{ended:?}");
         assert!(ended.touched.cpu_time, "{ended:?}");
-        assert!((150_000..200_000).contains(&used), "{ended:?}");
+        assert!(
+            (slowly(150_000)..slowly(200_000)).contains(&used),
+            "{ended:?}"
+        );
     }
 }
 
@@ -37,11 +40,11 @@ fn the_cpu_time_of_children_counts_even_if_nobody_waits_for_them() {
         "-e",
         "$SIG{CHLD} = 'IGNORE'; while (1) { if (!fork) { for (1..300000) {} exit } select undef, undef, undef, 0.005 }",
     ]);
-    order.limits.cpu_time_us = 300_000;
+    order.limits.cpu_time_us = slowly(300_000);
     let ended = worker.run(order).ended;
     assert_eq!(ended.killed, Some(Killed::CpuTime), "{ended:?}");
     assert!(
-        ended.cpu_user_us + ended.cpu_system_us >= 300_000,
+        ended.cpu_user_us + ended.cpu_system_us >= slowly(300_000),
         "{ended:?}"
     );
 }
@@ -49,12 +52,15 @@ fn the_cpu_time_of_children_counts_even_if_nobody_waits_for_them() {
 #[test]
 fn wall_time_ends_a_sleeper() {
     let mut worker = Worker::open();
-    let mut order = shell("sleep 30");
-    order.limits.wall_time_us = 200_000;
+    let mut order = shell("sleep 1000");
+    order.limits.wall_time_us = slowly(200_000);
     let ended = worker.run(order).ended;
     assert_eq!(ended.killed, Some(Killed::WallTime), "{ended:?}");
     assert!(ended.touched.wall_time);
-    assert!((200_000..260_000).contains(&ended.wall_us), "{ended:?}");
+    assert!(
+        (slowly(200_000)..slowly(260_000)).contains(&ended.wall_us),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -62,14 +68,18 @@ fn wall_time_ends_a_stage_whose_worker_reads_nothing() {
     let mut worker = Worker::open();
     let mut order = shell("exec head -c 100000000 /dev/zero");
     order.limits.output_bytes = 1 << 30;
-    order.limits.wall_time_us = 300_000;
+    order.limits.wall_time_us = slowly(300_000);
     let start = Instant::now();
     worker.send(&Command::Stage(Box::new(order)));
-    std::thread::sleep(Duration::from_millis(900));
+    std::thread::sleep(Duration::from_millis(900) * slowness());
     let outcome = worker.collect(&[]);
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(3) * slowness());
     assert_eq!(outcome.ended.killed, Some(Killed::WallTime));
-    assert!(outcome.ended.wall_us < 400_000, "{:?}", outcome.ended);
+    assert!(
+        outcome.ended.wall_us < slowly(400_000),
+        "{:?}",
+        outcome.ended
+    );
     assert!(outcome.stdout.len() < 8 << 20, "{}", outcome.stdout.len());
 }
 
@@ -166,7 +176,7 @@ fn a_fork_bomb_touches_the_process_limit_and_is_gone_afterwards() {
     };
     let mut order = stage(&["perl", "-e", "fork while 1"]);
     order.limits.processes = 20;
-    order.limits.wall_time_us = 300_000;
+    order.limits.wall_time_us = slowly(300_000);
     let ended = worker.run(order).ended;
     assert!(ended.touched.processes, "{ended:?}");
     assert_eq!(ended.processes_peak, 20, "{ended:?}");
@@ -180,6 +190,6 @@ fn the_cpu_time_of_a_program_is_its_own() {
     };
     let ended = worker.run(stage(&["true"])).ended;
     let used = ended.cpu_user_us + ended.cpu_system_us;
-    assert!((100..20_000).contains(&used), "{ended:?}");
+    assert!((100..slowly(20_000)).contains(&used), "{ended:?}");
     assert!(!ended.touched.cpu_time);
 }

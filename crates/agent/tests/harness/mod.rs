@@ -2,6 +2,8 @@
 //!
 //! The agent sees either no cgroup at all, or one made for the test where the host has cgroups (version 1 or 2) to write to.
 //!
+//! `ENVICUTOR_TEST_SLOWNESS` is how many times slower than usual this machine is, for one that is emulated.
+//!
 //! With `AGENT_TEST_IMAGE` and `AGENT_TEST_BINARY` (the static agent) set, the same tests run in Docker containers of that
 //! image (it needs sh, perl and coreutils), locked down as the worker does it.
 
@@ -30,6 +32,16 @@ use envicutor_protocol::{
 pub const UID: u32 = 61_234;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// So many times slower than usual is this machine.
+pub fn slowness() -> u32 {
+    std::env::var("ENVICUTOR_TEST_SLOWNESS").map_or(1, |it| it.parse().expect("a number"))
+}
+
+/// How many microseconds this machine takes for what usually takes `micros`.
+pub fn slowly(micros: u64) -> u64 {
+    micros * u64::from(slowness())
+}
 
 /// What the agent can read of cgroups.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +137,7 @@ impl Worker {
         let agent = process.stdin(Stdio::null()).spawn().expect("starts");
         let (socket, _) = listener.accept().expect("the agent connects");
         socket
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(PATIENCE * slowness()))
             .expect("sets a timeout");
         let mut worker = Self {
             socket,
@@ -230,7 +242,7 @@ impl Worker {
 
     /// Waits for the agent's end, and says its exit code.
     pub fn agent_exit(&mut self) -> Option<i32> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE * slowness();
         loop {
             if let Some(status) = self.agent.try_wait().expect("waits") {
                 return status.code();
@@ -260,7 +272,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // The socket first: the agent then ends by itself. --kill-child is the second lock.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(2) * slowness();
         while Instant::now() < end && matches!(self.agent.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -419,9 +431,9 @@ pub fn stage(argv: &[&str]) -> Stage {
         argv: argv.iter().map(|&it| it.into()).collect(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         limits: Limits {
-            cpu_time_us: 10_000_000,
+            cpu_time_us: slowly(10_000_000),
             extra_time_us: 0,
-            wall_time_us: 15_000_000,
+            wall_time_us: slowly(15_000_000),
             memory_bytes: 256 << 20,
             stack_bytes: 8 << 20,
             processes: 32,
