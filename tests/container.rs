@@ -6,7 +6,7 @@ mod container_bed;
 
 use std::time::{Duration, Instant};
 
-use container_bed::{Bed, PATIENCE, file, run, shell, slowly, text};
+use container_bed::{Bed, PATIENCE, file, run, shell, slowly, slowly_us, text};
 use envicutor::{
     container::Observed,
     submission::{
@@ -227,7 +227,9 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     // Other limits: the same shelf.
     let mut request = bed.request();
     request.limits.memory_bytes = ByteSize(32 << 20);
-    let mut second = bed.containers.take(&request).await.unwrap();
+    let plain = bed.request();
+    let (second, third) = tokio::join!(bed.containers.take(&request), bed.containers.take(&plain));
+    let mut second = second.unwrap();
     assert_eq!(second.start(), Start::Pooled);
     second.lay_out(&[]).await.unwrap();
     let mut stage = shell("dd if=/dev/zero of=/dev/null bs=50M count=1 && echo fits");
@@ -235,7 +237,8 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     let finished = run(&mut second, &stage).await;
     assert_eq!(finished.ended.killed, Some(Killed::Memory));
     second.destroy().await;
-    // Two were taken of late, and there are two slots.
+    third.unwrap().destroy().await;
+    // Two were taken at once, and there are two slots.
     bed.await_running(2).await;
     bed.end().await;
 }
@@ -269,7 +272,7 @@ async fn a_full_pool_gives_up_what_was_used_least_recently() {
 async fn what_waits_too_long_is_removed() {
     let bed = Bed::with(|config| {
         config.pool_size = Some(4);
-        config.pool_idle_us = Micros(1_500_000);
+        config.pool_idle_us = slowly_us(1_500_000);
     })
     .await;
     bed.take().await.destroy().await;

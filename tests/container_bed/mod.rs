@@ -46,7 +46,7 @@ pub fn slowly(time: Duration) -> Duration {
     time * slowness.map_or(1, |it| it.parse().expect("a number"))
 }
 
-fn slowly_us(micros: u64) -> Micros {
+pub fn slowly_us(micros: u64) -> Micros {
     Micros(u64::try_from(slowly(Duration::from_micros(micros)).as_micros()).unwrap())
 }
 
