@@ -224,6 +224,8 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     assert_eq!(first.start(), Start::Cold);
     first.destroy().await;
     bed.await_running(1).await;
+    // Running is not ready yet.
+    tokio::time::sleep(slowly(Duration::from_secs(1))).await;
     // Other limits: the same shelf.
     let mut request = bed.request();
     request.limits.memory_bytes = ByteSize(32 << 20);
