@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 use container_bed::{Bed, PATIENCE, file, run, shell, slowly, slowly_us, text};
 use envicutor::{
     container::Observed,
-    submission::{
-        result::Start,
-        units::{ByteSize, Micros},
-    },
+    submission::{result::Start, units::ByteSize},
 };
 use envicutor_protocol::{Exit, Killed};
 
