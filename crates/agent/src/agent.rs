@@ -1,26 +1,21 @@
 //! The agent's loop: one thread that waits for the worker, for its processes and for the next limit, whichever comes first.
 
 use std::{
-    io,
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::Path,
     time::Duration,
 };
 
-use envicutor_protocol::{CHUNK_BYTES, Command, Open, Report, Stage as Order, VERSION};
+use envicutor_protocol::{CHUNK_BYTES, Command, Report, Stage as Order, TOOL, Tool, VERSION};
 
 use crate::{
-    cgroup::Cgroup,
-    child::Handover,
-    clean::clean,
+    buffer::Buffer,
     connection::{Connection, End},
     failure::{Failure, Naming},
-    files,
-    identity::Identity,
-    kept::Kept,
-    spawn,
     stage::{self, Stage},
     sys::{self, Reaping},
+    wall::Wall,
+    work::Work,
 };
 
 /// How long the worker is given to take the agent's last words.
@@ -32,57 +27,41 @@ const RESERVE_BYTES: usize = 512 << 10;
 /// How many ended processes are taken before everything else has its turn again.
 const REAPED_AT_A_TIME: usize = 64;
 
-/// Where the agent works.
-pub struct Places {
-    /// The worker's socket.
-    pub socket: PathBuf,
-    /// The submission's directory.
-    pub work_dir: PathBuf,
-}
-
 /// PID 1 of a container, connected to its worker.
 pub struct Agent {
     connection: Connection,
     signals: OwnedFd,
-    handover: &'static Handover,
-    cgroup: Cgroup,
-    work_dir: PathBuf,
+    wall: Box<dyn Wall>,
+    /// For what the stages write.
+    buffer: Buffer,
     /// Known after `Open`.
-    identity: Option<Identity>,
+    work: Option<Work>,
     stage: Option<Stage>,
     /// Whether ended processes may be left to take.
     reap_again: bool,
-    /// Whether a stage has ever run: no file is taken after that.
-    has_run: bool,
-    /// What `Keep` kept.
-    kept: Option<Kept>,
-    /// Whether the work directory may be another than what was kept.
-    is_altered: bool,
 }
 
 impl Agent {
-    /// Sets up, connects, and says hello.
-    pub fn connect(places: Places) -> Result<Self, Failure> {
+    /// Sets up, connects to the worker at `socket`, and says hello.
+    pub fn connect(
+        socket: &Path,
+        wall: impl FnOnce() -> Result<Box<dyn Wall>, Failure>,
+    ) -> Result<Self, Failure> {
         sys::forbid_dumps().naming("forbid dumps", "the agent")?;
         sys::reserve_memory(RESERVE_BYTES);
         sys::ignore(libc::SIGPIPE);
         sys::set_umask(0o022);
         let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])
             .naming("await signals", "the agent")?;
-        let handover = spawn::handover()?;
-        let connection = Connection::open(&places.socket)?;
+        let wall = wall()?;
         Ok(Self {
-            connection,
+            connection: Connection::open(socket)?,
             signals,
-            handover,
-            cgroup: Cgroup::find(),
-            work_dir: places.work_dir,
-            identity: None,
+            wall,
+            buffer: Buffer::take(CHUNK_BYTES).naming("map memory", "for output")?,
+            work: None,
             stage: None,
             reap_again: false,
-            has_run: false,
-            kept: None,
-            is_altered: false,
         })
     }
 
@@ -188,36 +167,44 @@ impl Agent {
             return Ok(());
         };
         let now = sys::now();
-        stage.exchange(now, &mut self.connection)?;
-        stage.enforce(now, &self.cgroup)?;
+        stage.exchange(now, &mut self.connection, &mut self.buffer)?;
+        stage.enforce(now)?;
         if let Some(stage) = self.stage.take_if(|stage| stage.is_done()) {
-            let ended = stage.summary(&self.cgroup)?;
+            let ended = stage.summary()?;
             self.connection.send(&Report::Ended(Box::new(ended)))?;
+            self.wall.make_ahead()?;
         }
         Ok(())
     }
 
     fn obey(&mut self, command: Command) -> Result<(), End> {
         match command {
-            Command::Open(open) => self.open(&open)?,
-            Command::File(file) => {
-                let identity = self.opened("file")?;
-                if self.has_run || self.kept.is_some() {
-                    let expected = "files before `keep` and the first stage";
-                    return Err(out_of_order("file", expected));
-                }
-                files::write(&file, &self.work_dir, identity)?;
+            Command::Prepare(order) => {
+                self.wall.prepare(&order)?;
+                self.connection.send(&Report::Prepared)?;
             }
-            Command::Keep => self.keep()?,
+            Command::Open(open) => {
+                if self.work.is_some() {
+                    return Err(Failure::out_of_order("open", "it once").into());
+                }
+                self.work = Some(self.wall.open(&open)?);
+            }
+            Command::File(file) => self.idle("file")?.write(&file)?,
+            Command::Keep => {
+                let bytes = self.idle("keep")?.keep()?;
+                self.connection.send(&Report::Kept { bytes })?;
+            }
             Command::Stage(order) => self.start(*order)?,
+            Command::Tool(tool) => self.start_tool(*tool)?,
             Command::Stdin(stdin) => {
                 check_stdin(stdin.data.len())?;
                 let wanted = match &mut self.stage {
                     Some(stage) => stage.give(stdin),
-                    None => self.has_run,
+                    None => self.work.as_ref().is_some_and(Work::has_run),
                 };
                 if !wanted {
-                    return Err(out_of_order("stdin", "it once for each `stdin_wanted`"));
+                    let expected = "it once for each `stdin_wanted`";
+                    return Err(Failure::out_of_order("stdin", expected).into());
                 }
             }
             Command::Kill => {
@@ -225,87 +212,78 @@ impl Agent {
                     stage.kill(envicutor_protocol::Killed::Asked);
                 }
             }
+            Command::Close => {
+                self.idle("close")?;
+                if let Some(work) = self.work.take() {
+                    let anomaly = self.wall.close(work)?;
+                    let is_well = anomaly.is_none();
+                    self.connection.send(&Report::Closed { anomaly })?;
+                    if is_well {
+                        self.connection.flush()?;
+                        self.wall.settle();
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    fn open(&mut self, open: &Open) -> Result<(), End> {
-        if self.identity.is_some() {
-            return Err(out_of_order("open", "it once"));
-        }
-        let Some(identity) = Identity::new(open.uid, open.gid) else {
-            let object = format!("uid {}, gid {}", open.uid, open.gid);
-            let error = "expected a user and a group that are neither 0 nor 4294967295";
-            return Err(Failure::new("open", object, error).into());
-        };
-        self.identity = Some(identity);
-        Ok(())
-    }
-
-    fn opened(&self, command: &str) -> Result<Identity, End> {
-        self.identity
-            .ok_or_else(|| out_of_order(command, "`open` first"))
-    }
-
-    fn keep(&mut self) -> Result<(), End> {
-        let identity = self.opened("keep")?;
+    /// The work directory, for a `command` that comes after `open` and while no stage runs.
+    fn idle(&mut self, command: &str) -> Result<&mut Work, Failure> {
         if self.stage.is_some() {
-            return Err(out_of_order("keep", "it while no stage runs"));
+            return Err(Failure::out_of_order(command, "it while no stage runs"));
         }
-        // The one before goes first: there may be no room for both.
-        self.kept = None;
-        let bytes = match Kept::take(&self.work_dir, identity) {
-            Ok(kept) => {
-                self.is_altered = !kept.is_exact;
-                Some(self.kept.insert(kept).bytes())
-            }
-            Err(error) if is_no_room(&error) => None,
-            Err(error) => {
-                let object = self.work_dir.display();
-                return Err(Failure::new("keep the work directory", object, error).into());
-            }
-        };
-        self.connection.send(&Report::Kept { bytes })?;
-        Ok(())
-    }
-
-    /// Takes away what earlier stages have left, but for a work directory that nobody has kept. False where there is no room
-    /// for what was kept.
-    fn reset(&mut self, identity: Identity) -> Result<bool, Failure> {
-        if self.has_run {
-            clean(identity)?;
-        }
-        if let Some(kept) = self.kept.as_ref().filter(|_| self.is_altered) {
-            match kept.lay_out() {
-                Err(error) if is_no_room(&error) => return Ok(false),
-                laid_out => laid_out.naming("lay out what was kept", self.work_dir.display())?,
-            }
-        }
-        self.has_run = true;
-        self.is_altered = true;
-        Ok(true)
+        let expected = "`open` first";
+        self.work
+            .as_mut()
+            .ok_or_else(|| Failure::out_of_order(command, expected))
     }
 
     fn start(&mut self, order: Order) -> Result<(), End> {
-        let identity = self.opened("stage")?;
-        if self.stage.is_some() {
-            return Err(out_of_order(
-                "stage",
-                "it after the `ended` of the one before",
-            ));
-        }
         if order.argv.is_empty() {
             return Err(
                 Failure::new("read command", "stage", "expected an argument vector").into(),
             );
         }
         check_stdin(order.stdin.data.len())?;
-        if !self.reset(identity)? {
+        self.clean("stage")?;
+        if !self.idle("stage")?.begin_stage()? {
             self.connection
                 .send(&Report::Ended(Box::new(stage::out_of_memory())))?;
             return Ok(());
         }
-        let stage = Stage::start(order, identity, &self.work_dir, &self.cgroup, self.handover)?;
+        self.launch(order)
+    }
+
+    /// The agent's own program, in the place of a stage's.
+    fn start_tool(&mut self, tool: Tool) -> Result<(), End> {
+        check_stdin(tool.stdin.data.len())?;
+        self.clean("tool")?;
+        self.idle("tool")?.begin_tool();
+        self.launch(Order {
+            // Whatever root it is started in: until it is executed it is this very program.
+            argv: vec!["/proc/self/exe".to_owned(), TOOL.to_owned()],
+            env: Vec::new(),
+            limits: tool.limits,
+            stdin: tool.stdin,
+            may_be_warm: false,
+        })
+    }
+
+    /// Takes away what the stage before has left outside of the work directory, for a `command` that begins the next.
+    fn clean(&mut self, command: &str) -> Result<(), Failure> {
+        self.idle(command)?;
+        match &self.work {
+            Some(work) if work.has_run() => self.wall.clean(work),
+            _ => Ok(()),
+        }
+    }
+
+    fn launch(&mut self, order: Order) -> Result<(), End> {
+        let Some(work) = &self.work else {
+            return Ok(()); // Whoever calls this has looked.
+        };
+        let stage = Stage::start(order, &mut *self.wall, work)?;
         let executed = stage.was_executed();
         self.stage = Some(stage);
         if executed {
@@ -314,16 +292,6 @@ impl Agent {
         // Signals and output that are there already are found by the next turn's poll.
         Ok(())
     }
-}
-
-/// Whether a step failed for want of memory or of disk in memory: a submission's doing.
-fn is_no_room(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC))
-}
-
-fn out_of_order(command: &str, expected: &str) -> End {
-    let error = format!("it came out of order, expected {expected}");
-    Failure::new("obey", command, error).into()
 }
 
 fn check_stdin(bytes: usize) -> Result<(), End> {

@@ -1,10 +1,20 @@
-//! Reads the container's own cgroup, version 1 or 2. It is mounted read-only: the worker sets the limits, nothing here
-//! can be reset, and a stage's numbers are differences.
+//! Reads a cgroup, version 1 or 2. In a container it is the container's own, mounted read-only: the worker sets the limits,
+//! nothing there can be reset, and a stage's numbers are differences. In a slot it is one that the agent has made for stages
+//! (`crate::slot`).
 //!
 //! A cgroup that is not this container's alone (a whole hierarchy of the host) is never read: what cannot be told is
 //! `None`, and the caller takes the kernel's numbers for single processes (rusage) instead.
 
-use std::{fs, fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{
+    fs,
+    fs::File,
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::fs::FileExt,
+    },
+    path::Path,
+    time::Duration,
+};
 
 /// Where the container's runtime mounts the cgroups.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -48,7 +58,7 @@ fn number(text: &str, key: Option<&str>) -> Option<u64> {
     })
 }
 
-/// The container's cgroup.
+/// A cgroup.
 pub struct Cgroup {
     cpu: Option<Counter>,
     /// The unit of `cpu`, in nanoseconds.
@@ -56,6 +66,7 @@ pub struct Cgroup {
     oom_kills: Option<Counter>,
     ooms: Option<Counter>,
     memory_limit: Option<Counter>,
+    memory: Option<Counter>,
     memory_peak: Option<Counter>,
     processes: Option<Counter>,
     processes_peak: Option<Counter>,
@@ -80,7 +91,7 @@ pub struct Reading {
 }
 
 impl Cgroup {
-    /// Finds what can be read.
+    /// Finds what can be read of the container's.
     pub fn find() -> Self {
         let mount = Path::new(MOUNT);
         if mount.join("cgroup.controllers").exists() {
@@ -92,8 +103,11 @@ impl Cgroup {
 
     fn version_2(mount: &Path) -> Self {
         // The root of the hierarchy has no type.
-        let directory =
-            (mount.join("cgroup.type").exists() && holds_the_agent(mount)).then_some(mount);
+        Self::at((mount.join("cgroup.type").exists() && holds_the_agent(mount)).then_some(mount))
+    }
+
+    /// The one of version 2 at `directory`; without one there is nothing to read.
+    pub fn at(directory: Option<&Path>) -> Self {
         let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
         Self {
             cpu: open("cpu.stat", Some("usage_usec")),
@@ -101,6 +115,7 @@ impl Cgroup {
             oom_kills: open("memory.events", Some("oom_kill")),
             ooms: open("memory.events", Some("oom")),
             memory_limit: None,
+            memory: open("memory.current", None),
             memory_peak: open("memory.peak", None),
             processes: open("pids.current", None),
             processes_peak: open("pids.peak", None),
@@ -109,11 +124,28 @@ impl Cgroup {
     }
 
     fn version_1(mount: &Path) -> Self {
-        let open = |controller: &str, name: &str, key| {
+        let own = |controller: &str| {
             let directory = mount.join(controller);
             // Only the root of a hierarchy has a release agent.
             let own = !directory.join("release_agent").exists() && holds_the_agent(&directory);
-            own.then(|| Counter::open(&directory, name, key)).flatten()
+            own.then_some(directory)
+        };
+        Self::of(
+            own("memory").as_deref(),
+            own("cpuacct").as_deref(),
+            own("pids").as_deref(),
+        )
+    }
+
+    /// The one of version 1 whose parts are at these directories.
+    pub fn of(memory: Option<&Path>, cpuacct: Option<&Path>, pids: Option<&Path>) -> Self {
+        let open = |controller: &str, name: &str, key| {
+            let directory = match controller {
+                "memory" => memory,
+                "cpuacct" => cpuacct,
+                _ => pids,
+            };
+            Counter::open(directory?, name, key)
         };
         Self {
             cpu: open("cpuacct", "cpuacct.usage", None),
@@ -121,11 +153,17 @@ impl Cgroup {
             oom_kills: open("memory", "memory.oom_control", Some("oom_kill")),
             ooms: None,
             memory_limit: open("memory", "memory.limit_in_bytes", None),
+            memory: open("memory", "memory.usage_in_bytes", None),
             memory_peak: open("memory", "memory.max_usage_in_bytes", None),
             processes: open("pids", "pids.current", None),
             processes_peak: open("pids", "pids.peak", None),
             forks_refused: open("pids", "pids.events", Some("max")),
         }
+    }
+
+    /// The descriptor that [`Self::cpu`] reads from.
+    pub fn cpu_descriptor(&self) -> Option<RawFd> {
+        Some(self.cpu.as_ref()?.file.as_raw_fd())
     }
 
     /// CPU time of everything that ever ran in it.
@@ -155,6 +193,26 @@ impl Cgroup {
         Some(peak.saturating_add(FULL_MARGIN_BYTES) >= limit)
     }
 
+    /// Memory in use now, in bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.memory.as_ref()?.read()
+    }
+
+    /// The most memory ever in use, in bytes.
+    pub fn memory_peak_bytes(&self) -> Option<u64> {
+        self.memory_peak.as_ref()?.read()
+    }
+
+    /// The most processes and threads ever, with the agent.
+    pub fn processes_peak(&self) -> Option<u64> {
+        self.processes_peak.as_ref()?.read()
+    }
+
+    /// Forks that the limit refused.
+    pub fn forks_refused(&self) -> Option<u64> {
+        self.forks_refused.as_ref()?.read()
+    }
+
     /// Processes and threads now, with the agent.
     pub fn processes(&self) -> Option<u64> {
         self.processes.as_ref()?.read()
@@ -162,14 +220,13 @@ impl Cgroup {
 
     /// Reads everything.
     pub fn read(&self) -> Reading {
-        let read = |counter: &Option<Counter>| counter.as_ref().and_then(Counter::read);
         Reading {
             cpu: self.cpu(),
             oom_kills: self.oom_kills(),
             ooms: self.ooms(),
-            memory_peak_bytes: read(&self.memory_peak),
-            processes_peak: read(&self.processes_peak),
-            forks_refused: read(&self.forks_refused),
+            memory_peak_bytes: self.memory_peak_bytes(),
+            processes_peak: self.processes_peak(),
+            forks_refused: self.forks_refused(),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::{
 use envicutor_protocol::{Command, Report, decode, encode, frame_length};
 
 use crate::{
+    buffer::Buffer,
     failure::{Failure, Naming},
     sys,
 };
@@ -44,6 +45,7 @@ impl From<Failure> for End {
 /// The connection to the worker.
 pub struct Connection {
     socket: UnixStream,
+    buffer: Buffer,
     /// Read, not yet taken as commands.
     incoming: Vec<u8>,
     /// To be written.
@@ -61,6 +63,7 @@ impl Connection {
             .naming("set up the connection", path.display())?;
         Ok(Self {
             socket,
+            buffer: Buffer::take(READ_BYTES).naming("map memory", "for commands")?,
             incoming: Vec::with_capacity(4 * READ_BYTES),
             outgoing: Vec::with_capacity(4 * READ_BYTES),
             written: 0,
@@ -131,8 +134,8 @@ impl Connection {
             if let Some(command) = self.take_command()? {
                 return Ok(Some(command));
             }
-            let mut part = [0; READ_BYTES];
-            match self.socket.read(&mut part) {
+            let part = self.buffer.first(READ_BYTES);
+            match self.socket.read(part) {
                 Ok(0) => return Err(End::Closed),
                 Ok(count) => self.incoming.extend_from_slice(&part[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

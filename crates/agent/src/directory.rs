@@ -37,6 +37,23 @@ impl Directory {
         enter(self.raw(), name)
     }
 
+    /// The directory `name` in this one, as it is.
+    pub fn below(&self, name: &CStr) -> io::Result<Self> {
+        open_at(self.raw(), name, libc::O_RDONLY | libc::O_DIRECTORY, 0).map(Self)
+    }
+
+    /// The same, made where it is missing.
+    pub fn enter_or_make(&self, name: &CStr) -> io::Result<Self> {
+        match self.below(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // SAFETY: `name` ends with a NUL, the directory is open.
+                check(unsafe { libc::mkdirat(self.raw(), name.as_ptr(), 0o755) })?;
+                self.below(name)
+            }
+            found => found,
+        }
+    }
+
     /// The directory above. This one must be open to its owner.
     pub fn parent(&self) -> io::Result<Self> {
         open_at(self.raw(), c"..", libc::O_RDONLY | libc::O_DIRECTORY, 0).map(Self)
@@ -55,7 +72,7 @@ impl Directory {
 
     /// What the kernel says of this directory.
     pub fn status(&self) -> io::Result<libc::stat> {
-        status_at(self.raw(), c"", libc::AT_EMPTY_PATH)
+        status_of(&self.0)
     }
 
     /// How many bytes its file system can hold.
@@ -104,6 +121,13 @@ impl Directory {
         // SAFETY: `name` ends with a NUL, there are two times.
         check(unsafe { libc::utimensat(self.raw(), name.as_ptr(), times.as_ptr(), flags) })?;
         Ok(())
+    }
+
+    /// Makes the hard link `name` to the entry `target` of `from`, which must be no symbolic link.
+    pub fn link_hard(&self, name: &CStr, from: &Self, target: &CStr) -> io::Result<()> {
+        let (from, to) = (from.raw(), self.raw());
+        // SAFETY: both names end with a NUL, both directories are open. Without a flag no link is followed.
+        check(unsafe { libc::linkat(from, target.as_ptr(), to, name.as_ptr(), 0) }).map(drop)
     }
 
     /// Goes on with the entry after the one whose [`Entry::next`] this is.
@@ -158,9 +182,19 @@ impl Directory {
 /// Sets mode and time of modification of an open file or directory.
 pub fn finish(fd: &impl AsRawFd, mode: mode_t, modified: Time) -> io::Result<()> {
     set_mode(fd, mode)?;
+    set_modified(fd, modified)
+}
+
+/// Sets the time of modification of an open file or directory.
+pub fn set_modified(fd: &impl AsRawFd, modified: Time) -> io::Result<()> {
     let times = times(modified);
     // SAFETY: there are two times, the descriptor is open.
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) }).map(drop)
+}
+
+/// What the kernel says of an open file or directory.
+pub fn status_of(fd: &impl AsRawFd) -> io::Result<libc::stat> {
+    status_at(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
 }
 
 /// Changes the mode of an open file or directory.

@@ -22,6 +22,12 @@ impl Failure {
         Self::of(step, &object, &error)
     }
 
+    /// The worker sent `command` when it was not its turn.
+    pub fn out_of_order(command: &str, expected: &str) -> Self {
+        let error = format!("it came out of order, expected {expected}");
+        Self::new("obey", command, error)
+    }
+
     /// The same for all types: one copy of it is enough.
     #[cold]
     #[inline(never)]

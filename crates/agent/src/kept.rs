@@ -265,8 +265,9 @@ impl<'a> Walk<'a> {
         record.extra = status.st_size.cast_unsigned();
         self.write_names(record, &[name.to_bytes()])?;
         let mut offset = 0;
-        while let Some(start) = seek(&file, offset, libc::SEEK_DATA)? {
-            offset = seek(&file, start, libc::SEEK_HOLE)?.unwrap_or(status.st_size);
+        let size = status.st_size;
+        while let Some(start) = seek(&file, offset, libc::SEEK_DATA, size)? {
+            offset = seek(&file, start, libc::SEEK_HOLE, size)?.unwrap_or(size);
             self.keep_data(&file, start.cast_unsigned(), offset.cast_unsigned())?;
         }
         let record = Record::of(kind::CLOSE, status);
@@ -406,8 +407,8 @@ fn part(buffer: &mut [u8], length: u64) -> &mut [u8] {
     &mut buffer[..size]
 }
 
-/// Where data, or a hole, begins in `file` from `offset` on; `None` at its end.
-fn seek(file: &File, offset: i64, what: c_int) -> io::Result<Option<i64>> {
+/// Where data, or a hole, begins in `file` of `size` bytes from `offset` on; `None` at its end.
+fn seek(file: &File, offset: i64, what: c_int, size: i64) -> io::Result<Option<i64>> {
     // SAFETY: touches no memory, the descriptor is open.
     let found = unsafe { libc::lseek(file.as_raw_fd(), offset, what) };
     if found >= 0 {
@@ -415,6 +416,11 @@ fn seek(file: &File, offset: i64, what: c_int) -> io::Result<Option<i64>> {
     }
     match io::Error::last_os_error() {
         error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        // A kernel that knows no holes (gVisor): all of it is data.
+        error if error.raw_os_error() == Some(libc::EINVAL) => {
+            let is_data = what == libc::SEEK_DATA && offset < size;
+            Ok(is_data.then_some(offset))
+        }
         error => Err(error),
     }
 }

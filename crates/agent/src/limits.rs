@@ -31,7 +31,8 @@ pub fn rlimits(limits: &Limits) -> [Rlimit; RLIMITS] {
         both(libc::RLIMIT_STACK, "RLIMIT_STACK", limits.stack_bytes),
         both(libc::RLIMIT_NOFILE, "RLIMIT_NOFILE", limits.open_files),
         both(libc::RLIMIT_FSIZE, "RLIMIT_FSIZE", limits.file_size_bytes),
-        both(libc::RLIMIT_CORE, "RLIMIT_CORE", 0),
+        // Not 0: to a host that pipes core dumps into a program of its own, only 1 means none at all (`man 5 core`).
+        both(libc::RLIMIT_CORE, "RLIMIT_CORE", 1),
         both(libc::RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK", LOCKED_BYTES),
         both(libc::RLIMIT_MSGQUEUE, "RLIMIT_MSGQUEUE", 0),
         both(libc::RLIMIT_NICE, "RLIMIT_NICE", 0),

@@ -1,7 +1,8 @@
-//! Starts a stage's program: prepares, forks, and waits for the exec. The child's own steps are in [`crate::child`].
+//! Starts a stage's program: prepares, forks, and waits for the exec. The child's own steps are in [`crate::child`]; a slot
+//! puts an inner wall between, see [`crate::slot`].
 
 use std::{
-    ffi::{CString, NulError, c_char},
+    ffi::{CString, NulError, OsStr, c_char},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -14,14 +15,14 @@ use std::{
 };
 
 use envicutor_protocol::Stage;
-use libc::pid_t;
+use libc::{pid_t, sock_filter};
 
 use crate::{
-    child::{Handover, Prepared, STEPS, become_program},
+    child::{CONTAINER_STEPS, EXEC, Ending, Handover, LastWords, Prepared, become_program},
     failure::{Failure, Naming},
-    identity::Identity,
     limits::rlimits,
     sys,
+    work::Work,
 };
 
 /// How long the way from fork to exec may take on a loaded machine.
@@ -45,15 +46,17 @@ pub struct Executed {
     pub cpu_before: Duration,
 }
 
-/// Makes the page that agent and child share.
-pub fn handover() -> Result<&'static Handover, Failure> {
+/// Makes the page that agent and child share; at the address `place`, where nothing is yet, if one is given.
+pub fn handover(place: Option<usize>) -> Result<&'static Handover, Failure> {
+    let fixed = place.map_or(0, |_| libc::MAP_FIXED_NOREPLACE);
     let (protection, flags) = (
         libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+        libc::MAP_SHARED | libc::MAP_ANONYMOUS | fixed,
     );
     let size = size_of::<Handover>();
-    // SAFETY: a new mapping, at an address of the kernel's choice.
-    let page = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
+    let place = ptr::without_provenance_mut(place.unwrap_or(0));
+    // SAFETY: a new mapping, over none that is there.
+    let page = unsafe { libc::mmap(place, size, protection, flags, -1, 0) };
     if page == libc::MAP_FAILED {
         let error = io::Error::last_os_error();
         return Err(Failure::new(
@@ -67,44 +70,58 @@ pub fn handover() -> Result<&'static Handover, Failure> {
     Ok(unsafe { &*page.cast::<Handover>() })
 }
 
-/// Starts `stage` as `identity` in `work_dir`, with `stdio` as its descriptors 0, 1 and 2.
+/// Starts `stage`, whose `strings` these are, in a container's work directory, with `stdio` as its descriptors 0, 1 and 2.
 pub fn spawn(
+    strings: &Strings,
     stage: &Stage,
-    identity: Identity,
-    work_dir: &Path,
+    work: &Work,
     stdio: &[OwnedFd; 3],
+    filter: &[sock_filter],
     handover: &Handover,
 ) -> Result<Spawned, Failure> {
     let name = stage.argv.first().map_or("", String::as_str);
-    let strings = Strings::of(stage).map_err(|error| Failure::new("read command", name, error))?;
-    let work_dir = CString::new(work_dir.as_os_str().as_bytes())
+    let work_dir = CString::new(work.path.as_os_str().as_bytes())
         .map_err(|error| Failure::new("name the work directory", name, error))?;
     let rlimits = rlimits(&stage.limits);
     let (candidates, argv, envp) = strings.pointers();
     let prepared = Prepared {
-        identity,
+        identity: work.identity,
         rlimits: &rlimits,
         work_dir: &work_dir,
         stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
         candidates: &candidates,
         argv: &argv,
         envp: &envp,
+        filter,
+        ending: Ending::Execute,
+        cgroup: None,
     };
     let (done, running) = sys::pipe().naming("make a pipe", name)?;
-    handover.step.store(0, Ordering::Release);
-    handover.errno.store(0, Ordering::Release);
+    handover.begin();
     // SAFETY: the agent has one thread; the child calls nothing but `become_program`, which is made for this.
     let pid = match sys::check(unsafe { libc::fork() }).naming("fork", name)? {
-        0 => become_program(&prepared, handover),
+        0 => become_program(&prepared, handover, &CONTAINER_STEPS, 0),
         pid => pid,
     };
     drop(running);
     wait_for_exec(&done, name)?;
-    what_came(handover, pid, name)
+    let step = |index| CONTAINER_STEPS.get(index).map(|(name, _)| *name);
+    what_came(handover, pid, name, &step)
+}
+
+impl Handover {
+    /// As it must be before a child is made.
+    pub fn begin(&self) {
+        let LastWords { written, .. } = &self.last_words;
+        written.store(false, Ordering::Release);
+        self.candidate.store(0, Ordering::Release);
+        self.step.store(0, Ordering::Release);
+        self.errno.store(0, Ordering::Release);
+    }
 }
 
 /// Waits until the child's end of the pipe closes: by exec, or by its end.
-fn wait_for_exec(done: &OwnedFd, name: &str) -> Result<(), Failure> {
+pub fn wait_for_exec(done: &OwnedFd, name: &str) -> Result<(), Failure> {
     let end = sys::now() + PATIENCE;
     loop {
         let mut fds = [libc::pollfd {
@@ -124,11 +141,17 @@ fn wait_for_exec(done: &OwnedFd, name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Reads what the child left.
-fn what_came(handover: &Handover, pid: pid_t, name: &str) -> Result<Spawned, Failure> {
+/// Reads what the child left. `step_name` says what a step is called.
+pub fn what_came(
+    handover: &Handover,
+    pid: pid_t,
+    name: &str,
+    step_name: &dyn Fn(usize) -> Option<&'static str>,
+) -> Result<Spawned, Failure> {
     let step = handover.step.load(Ordering::Acquire);
     let errno = handover.errno.load(Ordering::Acquire);
-    match (STEPS.get(step), errno) {
+    let step = (step != EXEC).then(|| step_name(step).unwrap_or("start the program"));
+    match (step, errno) {
         (None, 0) => Ok(Spawned::Executed(Executed {
             pid,
             at: Duration::from_nanos(handover.at_ns.load(Ordering::Acquire)),
@@ -136,8 +159,8 @@ fn what_came(handover: &Handover, pid: pid_t, name: &str) -> Result<Spawned, Fai
         })),
         (None, errno) => Ok(Spawned::Refused(errno)),
         // Nothing but the OOM killer ends our own child in the middle of a step.
-        (Some(_), 0) => Ok(Spawned::Refused(libc::ENOMEM)),
-        (Some((step, _)), errno) => Err(Failure::new(
+        (Some(_), 0 | libc::ENOMEM) => Ok(Spawned::Refused(libc::ENOMEM)),
+        (Some(step), errno) => Err(Failure::new(
             step,
             name,
             io::Error::from_raw_os_error(errno),
@@ -146,15 +169,21 @@ fn what_came(handover: &Handover, pid: pid_t, name: &str) -> Result<Spawned, Fai
 }
 
 /// A stage's strings, as exec wants them.
-struct Strings {
-    candidates: Vec<CString>,
+pub struct Strings {
+    /// Where the program may be, in this order.
+    pub candidates: Vec<CString>,
     argv: Vec<CString>,
     envp: Vec<CString>,
 }
 
 impl Strings {
-    fn of(stage: &Stage) -> Result<Self, NulError> {
+    /// Those of `stage`.
+    pub fn of(stage: &Stage) -> Result<Self, Failure> {
         let name = stage.argv.first().map_or("", String::as_str);
+        Self::all(stage, name).map_err(|error| Failure::new("read command", name, error))
+    }
+
+    fn all(stage: &Stage, name: &str) -> Result<Self, NulError> {
         let path = stage.env.iter().find(|(key, _)| key == "PATH");
         let candidates = candidates(name, path.map(|(_, value)| value.as_str()));
         let assignments = stage
@@ -168,8 +197,18 @@ impl Strings {
         })
     }
 
+    /// The candidate that was tried last, relative to the work directory.
+    pub fn tried(&self, handover: &Handover) -> &Path {
+        let tried = self
+            .candidates
+            .get(handover.candidate.load(Ordering::Acquire));
+        tried.map_or(Path::new(""), |it| {
+            Path::new(OsStr::from_bytes(it.to_bytes()))
+        })
+    }
+
     /// Candidates, arguments and environment; the last two closed by a null.
-    fn pointers(&self) -> (Vec<*const c_char>, Vec<*const c_char>, Vec<*const c_char>) {
+    pub fn pointers(&self) -> (Vec<*const c_char>, Vec<*const c_char>, Vec<*const c_char>) {
         let pointers = |strings: &[CString]| strings.iter().map(|it| it.as_ptr()).collect();
         let (candidates, mut argv, mut envp): (Vec<_>, Vec<_>, Vec<_>) = (
             pointers(&self.candidates),

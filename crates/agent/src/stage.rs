@@ -3,22 +3,23 @@
 //! The invariant: once the program has ended or was killed, nothing of it counts but what it had written; and no `Ended`
 //! leaves before every process is dead and reaped and both outputs are read to their end or their limit.
 
-use std::{os::fd::RawFd, path::Path, time::Duration};
+use std::{os::fd::RawFd, path::PathBuf, time::Duration};
 
 use envicutor_protocol::{
     Ended, Exit, Killed, Limits, MemoryFrom, Report, Stage as Order, Stdin, Stream, Touched,
 };
 
 use crate::{
-    cgroup::Cgroup,
-    child::Handover,
+    buffer::Buffer,
     connection::{Connection, End},
     failure::{Failure, Naming},
-    identity::Identity,
+    image,
     meter::{Meter, OomKill},
-    spawn::{Spawned, spawn},
+    spawn::Spawned,
     streams::{Input, Output, Pipes},
     sys::{self, Reaped},
+    wall::{Launched, Wall},
+    work::Work,
 };
 
 /// How long the limits may go unwatched at most: the kernel's OOM kill is noticed within this.
@@ -42,12 +43,18 @@ pub struct Stage {
     /// When the first process ended or all were killed.
     over: Option<Duration>,
     killed: Option<Killed>,
+    /// Its processes were killed by us before the first of them had ended.
+    ended_by_us: bool,
     touched: Touched,
     /// No process is left.
     reaped: bool,
     input: Input,
     outputs: [Output; 2],
-    meter: Meter,
+    meter: Box<dyn Meter>,
+    /// The program's file.
+    program: PathBuf,
+    /// It began from a template.
+    warm: bool,
     /// When to look at the limits again.
     next_look: Duration,
     /// How many CPUs it can use at a time.
@@ -56,17 +63,15 @@ pub struct Stage {
 
 impl Stage {
     /// Starts what `order` says.
-    pub fn start(
-        order: Order,
-        identity: Identity,
-        work_dir: &Path,
-        cgroup: &Cgroup,
-        handover: &Handover,
-    ) -> Result<Self, Failure> {
+    pub fn start(order: Order, wall: &mut dyn Wall, work: &Work) -> Result<Self, Failure> {
         let name = order.argv.first().cloned().unwrap_or_default();
-        let pipes = Pipes::make(identity).naming("make a pipe", &name)?;
-        let mut meter = Meter::start(cgroup);
-        let spawned = spawn(&order, identity, work_dir, &pipes.stdio, handover)?;
+        let pipes = Pipes::make(work.identity).naming("make a pipe", &name)?;
+        let Launched {
+            spawned,
+            mut meter,
+            program,
+            warm,
+        } = wall.launch(&order, work, &pipes.stdio)?;
         let limit = order.limits.output_bytes;
         let [stdout, stderr] = pipes.outputs;
         let outputs = [
@@ -91,11 +96,14 @@ impl Stage {
             exit,
             over: None,
             killed: None,
+            ended_by_us: false,
             touched: Touched::default(),
             reaped: false,
             input: Input::new(pipes.input, order.stdin),
             outputs,
             meter,
+            program,
+            warm,
             next_look: now,
         };
         stage.mark_refusal();
@@ -154,8 +162,13 @@ impl Stage {
         self.started.saturating_add(wall)
     }
 
-    /// Takes what the program wrote to the worker, and what the worker sent to the program.
-    pub fn exchange(&mut self, now: Duration, connection: &mut Connection) -> Result<(), End> {
+    /// Takes what the program wrote to the worker by way of `buffer`, and what the worker sent to the program.
+    pub fn exchange(
+        &mut self,
+        now: Duration,
+        connection: &mut Connection,
+        buffer: &mut Buffer,
+    ) -> Result<(), End> {
         for index in 0..self.outputs.len() {
             let output = &mut self.outputs[index];
             let rests = self.over.is_none() && output.resting_until(now).is_some();
@@ -163,7 +176,7 @@ impl Stage {
                 continue;
             }
             let stream = output.stream;
-            let found = output.read(now);
+            let found = output.read(now, buffer);
             if found.exceeded {
                 self.touched.output = true;
                 self.kill(Killed::Output);
@@ -188,7 +201,9 @@ impl Stage {
     pub fn count(&mut self, reaped: &Reaped) {
         self.meter.add(reaped);
         if reaped.pid == self.first && self.exit.is_none() {
-            self.exit = Some(exit(reaped.status));
+            let (status, at) = self.meter.end_of_program(reaped.status);
+            self.exit = Some(exit(status));
+            self.over = self.over.or(at);
             self.end();
         }
     }
@@ -200,16 +215,18 @@ impl Stage {
     }
 
     /// Kills the stage if it is over a limit.
-    pub fn enforce(&mut self, now: Duration, cgroup: &Cgroup) -> Result<(), Failure> {
+    pub fn enforce(&mut self, now: Duration) -> Result<(), Failure> {
         let late = now >= self.deadline();
         if self.over.is_some() || (now < self.next_look && !late) {
             return Ok(());
         }
-        self.meter.count_processes(cgroup);
-        let used = self.meter.cpu(cgroup);
+        self.meter.count_processes();
+        let used = self.meter.cpu();
         let allowed = self.cpu_allowed();
-        if self.memory_ran_out(cgroup)? {
+        if self.memory_ran_out()? {
             self.kill(Killed::Memory);
+        } else if self.meter.has_too_many_processes() {
+            self.end();
         } else if used > allowed {
             self.kill(Killed::CpuTime);
         } else if late {
@@ -228,8 +245,8 @@ impl Stage {
     }
 
     /// Whether the kernel killed a process of it at the memory limit.
-    fn memory_ran_out(&mut self, cgroup: &Cgroup) -> Result<bool, Failure> {
-        match self.meter.oom_kill(cgroup) {
+    fn memory_ran_out(&mut self) -> Result<bool, Failure> {
+        match self.meter.oom_kill() {
             OomKill::None => Ok(false),
             OomKill::AtOwnLimit => {
                 self.touched.memory = true;
@@ -243,6 +260,12 @@ impl Stage {
         }
     }
 
+    /// Whether it was ended by the kernel because its image is larger than this machine.
+    fn died_while_it_was_loaded(&self, exit: &Exit) -> bool {
+        matches!(exit, Exit::Signal(libc::SIGSEGV | libc::SIGKILL))
+            && image::is_too_large(&self.program)
+    }
+
     /// Ends it for `reason`. The first reason wins.
     pub fn kill(&mut self, reason: Killed) {
         // Asked for after its own end, it is no reason; a limit that was passed is one.
@@ -254,6 +277,7 @@ impl Stage {
 
     /// The end of the stage's time: what is left of its processes dies.
     fn end(&mut self) {
+        self.ended_by_us |= self.exit.is_none();
         self.over.get_or_insert_with(sys::now);
         sys::kill_everyone();
     }
@@ -264,16 +288,23 @@ impl Stage {
     }
 
     /// How it went, once it is done.
-    pub fn summary(mut self, cgroup: &Cgroup) -> Result<Ended, Failure> {
+    pub fn summary(mut self) -> Result<Ended, Failure> {
         let exit = self.exit.clone().unwrap_or(Exit::Signal(libc::SIGKILL));
         let over = self.over.unwrap_or_else(sys::now);
         let wall = over.saturating_sub(self.started);
-        let cpu = self.meter.total_cpu(cgroup);
+        let cpu = self.meter.total_cpu();
         // The kernel may have been quicker than the watch, and the program's end quicker than both: a limit that was
         // passed counts all the same.
-        let out_of_memory = self.killed.is_none() && self.memory_ran_out(cgroup)?;
+        let out_of_memory = self.killed.is_none()
+            && (self.memory_ran_out()? || self.died_while_it_was_loaded(&exit));
         if out_of_memory {
+            self.touched.memory = true;
             self.kill(Killed::Memory);
+        }
+        let was_killed = self.killed.is_some() || self.ended_by_us;
+        if !was_killed && exit == Exit::Signal(libc::SIGKILL) && self.meter.was_cut_off() {
+            let error = "its init was killed from outside the container";
+            return Err(Failure::new("run the stage", &self.name, error));
         }
         let used = if self.executed {
             cpu.user + cpu.system
@@ -286,8 +317,8 @@ impl Stage {
         self.touched.cpu_time = used > Duration::from_micros(self.limits.cpu_time_us);
         self.touched.wall_time |= self.executed && over >= self.deadline();
         self.touched.file_size = exit == Exit::Signal(libc::SIGXFSZ);
-        self.touched.processes = self.meter.forks_were_refused(cgroup);
-        let (memory_peak_bytes, memory_from) = self.meter.memory_peak(cgroup, self.touched.memory);
+        self.touched.processes = self.meter.forks_were_refused();
+        let (memory_peak_bytes, memory_from) = self.meter.memory_peak(self.touched.memory);
         let when_executed = |number| if self.executed { number } else { 0 };
         Ok(Ended {
             exit,
@@ -298,7 +329,8 @@ impl Stage {
             wall_us: when_executed(micros(wall)),
             memory_peak_bytes,
             memory_from,
-            processes_peak: when_executed(self.meter.processes_peak(cgroup)),
+            processes_peak: when_executed(self.meter.processes_peak()),
+            warm: self.warm,
         })
     }
 }
@@ -318,6 +350,7 @@ pub fn out_of_memory() -> Ended {
         memory_peak_bytes: 0,
         memory_from: MemoryFrom::Cgroup,
         processes_peak: 0,
+        warm: false,
     }
 }
 

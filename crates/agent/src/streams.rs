@@ -10,7 +10,7 @@ use std::{
 
 use envicutor_protocol::{CHUNK_BYTES, Stdin, Stream};
 
-use crate::{identity::Identity, sys};
+use crate::{buffer::Buffer, identity::Identity, sys};
 
 /// The pipes of a stage.
 pub struct Pipes {
@@ -39,14 +39,15 @@ impl Pipes {
     }
 }
 
-/// Standard input, as far as the worker has sent it.
+/// Standard input, as far as the worker has sent it: a part that is written, and one behind it, so that the program need not wait
+/// for the worker between two.
 pub struct Input {
     /// Open as long as there is something to write, or to come.
     pipe: Option<File>,
-    pending: Vec<u8>,
+    pending: Stdin,
     written: usize,
-    /// Nothing follows `pending`.
-    last: bool,
+    /// What follows `pending`, once it has come.
+    next: Option<Stdin>,
     /// More was asked for, and has not come.
     asked: bool,
 }
@@ -56,17 +57,18 @@ impl Input {
     pub fn new(pipe: OwnedFd, first: Stdin) -> Self {
         Self {
             pipe: Some(File::from(pipe)),
-            pending: first.data,
+            pending: first,
             written: 0,
-            last: first.last,
+            next: None,
             asked: false,
         }
     }
 
     /// The descriptor to poll for writing, -1 for none.
     pub fn interest(&self) -> RawFd {
+        let has_more = self.written < self.pending.data.len() || self.next.is_some();
         match &self.pipe {
-            Some(pipe) if !self.asked => pipe.as_raw_fd(),
+            Some(pipe) if has_more => pipe.as_raw_fd(),
             _ => -1,
         }
     }
@@ -77,35 +79,40 @@ impl Input {
             return false;
         }
         self.asked = false;
-        self.pending = next.data;
-        self.written = 0;
-        self.last = next.last;
+        self.next = Some(next);
         true
     }
 
     /// Writes what the pipe takes now. True if the worker is to be asked for more.
     pub fn fill(&mut self) -> bool {
-        let Some(pipe) = self.pipe.as_mut().filter(|_| !self.asked) else {
-            return false;
-        };
-        while self.written < self.pending.len() {
-            match pipe.write(&self.pending[self.written..]) {
+        self.write();
+        let is_wanted =
+            self.pipe.is_some() && !self.asked && self.next.is_none() && !self.pending.last;
+        self.asked |= is_wanted;
+        is_wanted
+    }
+
+    fn write(&mut self) {
+        while let Some(pipe) = &mut self.pipe {
+            let rest = &self.pending.data[self.written..];
+            if rest.is_empty() {
+                if self.pending.last {
+                    self.pipe = None;
+                }
+                let Some(next) = self.next.take() else {
+                    return;
+                };
+                (self.pending, self.written) = (next, 0);
+                continue;
+            }
+            match pipe.write(rest) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 // The program has closed its standard input: what it does not want, nobody needs to send.
-                Err(_) => {
-                    self.pipe = None;
-                    return false;
-                }
+                Err(_) => self.pipe = None,
             }
         }
-        if self.last {
-            self.pipe = None;
-        } else {
-            self.asked = true;
-        }
-        self.asked
     }
 }
 
@@ -166,28 +173,26 @@ impl Output {
         }
     }
 
-    /// Reads what is there, at most one chunk.
-    pub fn read(&mut self, now: Duration) -> Found {
+    /// Reads what is there into `buffer`, at most one chunk.
+    pub fn read(&mut self, now: Duration, buffer: &mut Buffer) -> Found {
         let Some(pipe) = self.pipe.as_mut().filter(|_| !self.exceeded) else {
             return Found::default();
         };
         // One byte over the limit is enough to know.
         let room = usize::try_from(self.left.saturating_add(1)).unwrap_or(CHUNK_BYTES);
-        let mut data = vec![0; room.min(CHUNK_BYTES)];
-        let (count, at_end) = read_available(pipe, &mut data);
+        let data = buffer.first(room.min(CHUNK_BYTES));
+        let (count, at_end) = read_available(pipe, data);
         if at_end {
             self.pipe = None;
         }
         if count < LITTLE_BYTES {
             self.rest_until = now + REST;
         }
-        data.truncate(count);
         let kept = usize::try_from(self.left).map_or(count, |left| left.min(count));
         self.exceeded = kept < count;
-        data.truncate(kept);
         self.left -= kept as u64;
         Found {
-            data,
+            data: data[..kept].to_vec(),
             exceeded: self.exceeded,
         }
     }
@@ -215,7 +220,8 @@ mod tests {
     fn output_of(written: &[u8], limit: u64) -> Found {
         let (reader, writer) = sys::pipe().expect("makes a pipe");
         File::from(writer).write_all(written).expect("writes");
-        Output::new(Stream::Stdout, reader, limit).read(Duration::ZERO)
+        let mut buffer = Buffer::take(CHUNK_BYTES).expect("memory");
+        Output::new(Stream::Stdout, reader, limit).read(Duration::ZERO, &mut buffer)
     }
 
     #[test]
@@ -233,19 +239,41 @@ mod tests {
     }
 
     #[test]
-    fn input_asks_for_more_once_and_stops_when_nobody_reads() {
+    fn input_asks_for_one_part_ahead_and_stops_when_nobody_reads() {
         let (reader, writer) = sys::pipe().expect("makes a pipe");
-        let part = |last| Stdin {
-            data: vec![1],
+        sys::set_nonblocking(&writer).expect("sets it");
+        let part = |bytes, last| Stdin {
+            data: vec![1; bytes],
             last,
         };
-        let mut input = Input::new(writer, part(false));
-        assert!(!input.give(part(false)), "nothing was asked for");
-        assert!(input.fill());
+        let mut input = Input::new(writer, part(1 << 20, false));
+        assert!(!input.give(part(1, false)), "nothing was asked for");
+        assert!(input.fill(), "while the first part waits");
         assert!(!input.fill(), "it was asked for already");
+        assert!(input.give(part(1, false)));
+        assert!(!input.fill(), "one is there");
+        assert!(input.interest() >= 0);
         drop(reader);
-        assert!(input.give(part(false)));
         assert!(!input.fill(), "the other end is closed");
         assert_eq!(input.interest(), -1);
+    }
+
+    #[test]
+    fn input_comes_in_order_and_ends() {
+        let (reader, writer) = sys::pipe().expect("makes a pipe");
+        sys::set_nonblocking(&writer).expect("sets it");
+        let part = |data: &[u8], last| Stdin {
+            data: data.to_vec(),
+            last,
+        };
+        let mut input = Input::new(writer, part(b"", false));
+        for data in [&b"ab"[..], b"", b"c"] {
+            assert!(input.fill());
+            assert!(input.give(part(data, data == b"c")));
+        }
+        assert!(!input.fill());
+        assert_eq!(input.interest(), -1);
+        let read = io::read_to_string(File::from(reader));
+        assert_eq!(read.expect("at its end"), "abc");
     }
 }

@@ -126,6 +126,14 @@ pub fn forbid_dumps() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes this process its own master in `/proc`, which one that may not be dumped is not: to write its user's map. To be
+/// followed by [`forbid_dumps`] before anything but the agent runs.
+pub fn allow_dumps() -> io::Result<()> {
+    // SAFETY: PR_SET_DUMPABLE takes one integer.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// Takes `bytes` of memory ahead and keeps them for later allocations: when a stage has filled the container's memory with
 /// files, the agent must still be able to report.
 pub fn reserve_memory(bytes: usize) {
@@ -134,6 +142,8 @@ pub fn reserve_memory(bytes: usize) {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, NEVER);
         libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER);
+        // One for all threads: what is touched is less.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
     // Written, because the kernel gives memory at the first write only.
     drop(std::hint::black_box(vec![1_u8; bytes]));
@@ -228,6 +238,24 @@ fn duration(time: libc::timeval) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let micros = u64::try_from(time.tv_usec).unwrap_or(0);
     Duration::from_secs(seconds) + Duration::from_micros(micros)
+}
+
+/// The effective user.
+pub fn user_id() -> libc::uid_t {
+    // SAFETY: cannot fail, touches no memory.
+    unsafe { libc::geteuid() }
+}
+
+/// The effective group.
+pub fn group_id() -> libc::gid_t {
+    // SAFETY: cannot fail, touches no memory.
+    unsafe { libc::getegid() }
+}
+
+/// The id of this thread in its pid namespace.
+pub fn own_thread() -> pid_t {
+    // SAFETY: cannot fail, touches no memory.
+    unsafe { libc::gettid() }
 }
 
 /// The id of this process in its pid namespace.

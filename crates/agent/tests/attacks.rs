@@ -137,7 +137,7 @@ fn commands_out_of_order_are_the_agents_end() {
             data: vec![1],
         })
     };
-    let open = || Command::Open(Open { uid: UID, gid: UID });
+    let open = || Command::Open(Open::User { uid: UID, gid: UID });
     let stage = || Command::Stage(Box::new(shell("sleep 5")));
     let stdin = || {
         Command::Stdin(Stdin {
@@ -155,8 +155,8 @@ fn commands_out_of_order_are_the_agents_end() {
         vec![open(), stage(), file()],
         vec![open(), stage(), stdin()],
         vec![open(), file(), file()],
-        vec![Command::Open(Open { uid: 0, gid: UID })],
-        vec![Command::Open(Open { uid: UID, gid: 0 })],
+        vec![Command::Open(Open::User { uid: 0, gid: UID })],
+        vec![Command::Open(Open::User { uid: UID, gid: 0 })],
     ];
     for order in orders {
         let mut worker = Worker::start(Cgroups::None);

@@ -10,12 +10,15 @@
 //! | worker sends | agent answers | when |
 //! | --- | --- | --- |
 //! | (accepts) | [`Report::Hello`] | once, at once after connecting. Another `version`: the worker closes |
-//! | [`Command::Open`] | nothing | once, first: who the stages run as and where |
+//! | [`Command::Prepare`] | [`Report::Prepared`] | the agent of a slot only: once, first. The worker has delegated the container's cgroup to the agent before |
+//! | [`Command::Open`] | nothing | begins a submission: who the stages run as, or in which root. To the agent of a container once; to that of a slot again after each `Closed` |
 //! | [`Command::File`], for each file | nothing | after `Open`, before the first `Keep` and `Stage`. A file larger than one frame goes on in frames of the same path with `append` |
 //! | [`Command::Keep`] | [`Report::Kept`] | after `Open`, while no stage runs: before the first or between two. Again: what is there now is kept instead |
 //! | [`Command::Stage`] | [`Report::Started`], then any number of [`Report::Output`] and [`Report::StdinWanted`], then one [`Report::Ended`] | after `Open`; one at a time: the next after `Ended` |
+//! | [`Command::Tool`] | the same as of a stage | after `Open`; as a stage. A tool is the agent's own program in the place of a stage's |
 //! | [`Command::Stdin`] | nothing | once for each `StdinWanted`; one that meets a stage that has ended meanwhile is dropped |
 //! | [`Command::Kill`] | nothing of its own (the stage's `Ended` comes as always, with `killed`) | at any time; without a stage it does nothing |
+//! | [`Command::Close`] | [`Report::Closed`] | the agent of a slot only: after `Open`, while no stage runs. Everything that the submission left is gone |
 //!
 //! `Output` is sent while the stage runs, in the order of each stream, with at most [`CHUNK_BYTES`] each, and everything that
 //! belongs to the result is sent before `Ended`. What was written past `limits.output_bytes` is never sent.
@@ -40,16 +43,28 @@
 //! that is its own doing: `Kept` then says so and nothing is kept, and a stage that should find what was kept ends
 //! as one that was out of memory.
 //!
+//! # Two kinds of agent
+//! **Of a container** (isolation `container`): root of its container without the capabilities of root but three; the stages
+//! are another user's. It serves one submission.
+//!
+//! **Of a slot** (isolation `sandbox`, started with the argument [`SLOT`]): a user without any capability, who makes an inner
+//! wall for each stage: fresh namespaces, a root file system of [`RUNTIMES_DIR`] that the stage cannot write to, file systems
+//! in memory, a cgroup, a filter for system calls. It serves one tenant's submissions, one after the other. Sent together, the
+//! commands of a whole submission (`Open` to the first `Stage`) are worked off in one go.
+//!
 //! The worker trusts no number, length or byte from here more than it must: the agent is ours, but it lives beside hostile code.
 
 mod codec;
+pub mod install;
+mod tool;
 
 pub use codec::{FrameError, decode, encode, frame_length};
+pub use tool::{Collect, Faith, Format, Pack, SKIPPED, Skipped, TOOL, Task, ToolReport, Unpack};
 
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol. Worker and agent are built together, so that another one means a stale file.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 5;
 
 /// The largest payload of a frame, in bytes.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -69,6 +84,23 @@ pub const SOCKET_DIR: &str = "/envicutor/socket";
 /// The socket's file name in its directory.
 pub const SOCKET_NAME: &str = "worker.sock";
 
+/// The argument that makes the agent one of a slot.
+pub const SLOT: &str = "slot";
+
+/// The argument that makes the agent of a container keep the stages' limits on memory and processes itself, where the container's
+/// kernel (gVisor) has no cgroups.
+pub const WATCH: &str = "watch";
+
+/// Where a slot's container has the volume of the runtimes' root file systems, read-only: a directory for each, named by
+/// the hexadecimal digits of its image's digest.
+pub const RUNTIMES_DIR: &str = "/envicutor/runtimes";
+
+/// The directory in [`RUNTIMES_DIR`] that has a file of each root's name that is whole. Only the worker looks here.
+pub const READY: &str = "ready";
+
+/// The directory in [`RUNTIMES_DIR`] that has a file of each root's name that is there, whole or not.
+pub const BEGUN: &str = "begun";
+
 /// The work directory of a submission in the container: the current directory and `HOME` of its stages.
 pub const WORK_DIR: &str = "/work";
 
@@ -76,6 +108,8 @@ pub const WORK_DIR: &str = "/work";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    /// Make ready what all stages of a slot share.
+    Prepare(Prepare),
     /// A submission begins.
     Open(Open),
     /// A file, or the next part of one.
@@ -84,19 +118,52 @@ pub enum Command {
     Keep,
     /// Run a stage.
     Stage(Box<Stage>),
-    /// The next part of the running stage's standard input.
+    /// Run a tool.
+    Tool(Box<Tool>),
+    /// The next part of the running stage's, or tool's, standard input.
     Stdin(Stdin),
     /// End the running stage now.
     Kill,
+    /// The submission is over: the slot is to be as it was before `Open`.
+    Close,
 }
 
-/// Who the stages run as. The work directory is [`WORK_DIR`].
+/// What all stages of a slot share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Open {
-    /// The user id of the stages, not 0. Files belong to it.
-    pub uid: u32,
-    /// The group id of the stages, not 0.
-    pub gid: u32,
+pub struct Prepare {
+    /// Processor time that a stage may use in a second, in thousandths of one processor's. Above zero.
+    pub cpu_millis: u64,
+    /// The bounds of `/tmp` and of `/dev/shm`, each.
+    pub scratch: Bounds,
+}
+
+/// The bounds of a file system in memory. Both above zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Its size.
+    pub bytes: u64,
+    /// The files and directories that it may hold, its own directory not counted.
+    pub inodes: u64,
+}
+
+/// Who the stages are and what they find. The work directory is [`WORK_DIR`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Open {
+    /// For the agent of a container.
+    User {
+        /// The user id of the stages, not 0. Files belong to it.
+        uid: u32,
+        /// The group id of the stages, not 0.
+        gid: u32,
+    },
+    /// For the agent of a slot.
+    Root {
+        /// The directory in [`RUNTIMES_DIR`]: one component, hexadecimal digits.
+        name: String,
+        /// The bounds of the work directory.
+        work: Bounds,
+    },
 }
 
 /// A file of the work directory.
@@ -125,6 +192,19 @@ pub struct Stage {
     pub limits: Limits,
     /// Standard input, or its beginning.
     pub stdin: Stdin,
+    /// Whether the program may begin from a template that the agent of a slot has taken of an earlier start of the very same
+    /// command.
+    pub may_be_warm: bool,
+}
+
+/// A tool to run: a stage whose program is the agent's own. What was kept is not laid out for it, so that it finds the work
+/// directory as the stage before has left it. What goes to it and comes from it: see [`Task`] and [`ToolReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// What it may use.
+    pub limits: Limits,
+    /// Standard input, or its beginning: first a frame of the [`Task`].
+    pub stdin: Stdin,
 }
 
 /// A part of a stage's standard input.
@@ -134,7 +214,7 @@ pub struct Stdin {
     #[serde(with = "serde_bytes")]
     pub data: Vec<u8>,
     /// Nothing follows: the agent closes the pipe after `data`. Else it asks for more with [`Report::StdinWanted`] when
-    /// the program has read this part.
+    /// it has begun to write this part: one part is ahead of the program.
     pub last: bool,
 }
 
@@ -170,6 +250,14 @@ pub enum Report {
         /// [`VERSION`] of the agent.
         version: u32,
     },
+    /// The slot is ready for its first submission: every step that an inner wall takes has been tried.
+    Prepared,
+    /// Nothing of the submission is left.
+    Closed {
+        /// What is not as it was before `Open` (a process, a descriptor, memory that is not given back): then the slot is to
+        /// run nothing any more.
+        anomaly: Option<String>,
+    },
     /// The work directory was kept.
     Kept {
         /// The memory that this takes, in bytes; none where there is no room for it, and then nothing is kept.
@@ -185,7 +273,7 @@ pub enum Report {
         #[serde(with = "serde_bytes")]
         data: Vec<u8>,
     },
-    /// The program has read its standard input so far, and more was promised.
+    /// The program reads the last part of its standard input that has come, and more was promised.
     StdinWanted,
     /// The stage is over, and every process of it is gone.
     Ended(Box<Ended>),
@@ -231,6 +319,8 @@ pub struct Ended {
     pub memory_from: MemoryFrom,
     /// The most processes and threads at a time.
     pub processes_peak: u64,
+    /// The program began from a template.
+    pub warm: bool,
 }
 
 /// How a process ended.

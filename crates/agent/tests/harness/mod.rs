@@ -85,7 +85,7 @@ impl Worker {
     /// An agent without cgroups, open for stages.
     pub fn open() -> Self {
         let mut worker = Self::start(Cgroups::None);
-        worker.send(&Command::Open(Open { uid: UID, gid: UID }));
+        worker.send(&Command::Open(Open::User { uid: UID, gid: UID }));
         worker
     }
 
@@ -115,7 +115,7 @@ impl Worker {
             return None;
         }
         let mut worker = Self::start(cgroups);
-        worker.send(&Command::Open(Open { uid: UID, gid: UID }));
+        worker.send(&Command::Open(Open::User { uid: UID, gid: UID }));
         Some(worker)
     }
 
@@ -473,6 +473,7 @@ pub fn stage(argv: &[&str]) -> Stage {
             data: Vec::new(),
             last: true,
         },
+        may_be_warm: false,
     }
 }
 
