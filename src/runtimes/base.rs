@@ -34,7 +34,8 @@ const CHUNK: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Base {
     image: String,
-    suite: String,
+    /// What is bootstrapped where the image cannot be had; of another image than the configured one nothing is.
+    suite: Option<String>,
     timeout: Duration,
 }
 
@@ -42,20 +43,32 @@ impl Base {
     pub(super) fn new(config: &config::Runtimes) -> Self {
         Self {
             image: config.base_image.clone(),
-            suite: config.suite.clone(),
+            suite: Some(config.suite.clone()),
             timeout: config.prepare_timeout_us.duration(),
+        }
+    }
+
+    /// The image that a definition names instead.
+    pub(super) fn other(&self, image: &str) -> Self {
+        Self {
+            image: image.to_owned(),
+            suite: None,
+            timeout: self.timeout,
         }
     }
 
     /// What names it in a digest, whether it was pulled or bootstrapped.
     pub(super) fn spec(&self) -> String {
-        format!("{} {}", self.image, self.suite)
+        match &self.suite {
+            Some(suite) => format!("{} {suite}", self.image),
+            None => self.image.clone(),
+        }
     }
 
     /// The id of the base image that is there.
     pub(super) async fn find(&self, docker: &Docker) -> Result<Option<String>, RuntimeError> {
-        for name in [&self.image, &self.tag()] {
-            if let Some(id) = image_id(docker, name).await? {
+        for name in std::iter::once(self.image.clone()).chain(self.suite.as_deref().map(tag)) {
+            if let Some(id) = image_id(docker, &name).await? {
                 return Ok(Some(id));
             }
         }
@@ -82,7 +95,17 @@ impl Base {
             self.pull(&docker, &mut log).await;
             match image_id(&docker, &self.image).await? {
                 Some(id) => Ok(id),
-                None => self.bootstrap(&docker, work_dir, &lock, &mut log).await,
+                None => match &self.suite {
+                    Some(suite) => {
+                        self.bootstrap(&docker, suite, work_dir, &lock, &mut log)
+                            .await
+                    }
+                    None => Err(RuntimeError::Image {
+                        image: self.image.clone(),
+                        problem: "the Docker Engine does not have it, and no registry gives it"
+                            .to_owned(),
+                    }),
+                },
             }
         });
         let made = made.await;
@@ -93,10 +116,6 @@ impl Base {
                 log: log.tail(),
             })
         })
-    }
-
-    fn tag(&self) -> String {
-        format!("{REPOSITORY}:{}", self.suite)
     }
 
     /// Pulls the configured image. That it cannot be pulled is told, and no error: the next way is tried.
@@ -138,23 +157,23 @@ impl Base {
     async fn bootstrap(
         &self,
         docker: &Docker,
+        suite: &str,
         work_dir: &Path,
         lock: &Lock,
         log: &mut Log<'_>,
     ) -> Result<String, RuntimeError> {
         log.step(format!(
-            "base image: bootstrapping Debian {} from this machine's apt sources",
-            self.suite
+            "base image: bootstrapping Debian {suite} from this machine's apt sources"
         ));
         let scratch = Scratch::make(work_dir)?;
         let imported = async {
-            self.debootstrap(&scratch, lock, log).await?;
+            self.debootstrap(&scratch, suite, lock, log).await?;
             // A process with another working directory may have been faster.
             if self.find(docker).await?.is_some() {
                 return Ok(());
             }
             log.step("base image: importing");
-            self.import(docker, &scratch).await
+            self.import(docker, suite, &scratch).await
         };
         let imported = imported.await;
         scratch.remove().await;
@@ -171,13 +190,14 @@ impl Base {
     async fn debootstrap(
         &self,
         scratch: &Scratch,
+        suite: &str,
         lock: &Lock,
         log: &mut Log<'_>,
     ) -> Result<(), RuntimeError> {
         let script = scratch.write("bootstrap.sh", BOOTSTRAP)?;
         let child = Command::new("bash")
             .arg(&script)
-            .env("SUITE", &self.suite)
+            .env("SUITE", suite)
             .env("WORK", scratch.path())
             // The child holds the lock too: a killed worker's successor waits until these processes are gone.
             .stdin(Stdio::from(lock.shared()?))
@@ -218,12 +238,17 @@ impl Base {
     }
 
     /// Streams the root file system into an image with the suite's tag. An archive that breaks off makes no image.
-    async fn import(&self, docker: &Docker, scratch: &Scratch) -> Result<(), RuntimeError> {
+    async fn import(
+        &self,
+        docker: &Docker,
+        suite: &str,
+        scratch: &Scratch,
+    ) -> Result<(), RuntimeError> {
         let options = CreateImageOptionsBuilder::new()
             .from_src("-")
             .repo(REPOSITORY)
-            .tag(&self.suite)
-            .changes(vec![format!("LABEL envicutor.suite={}", self.suite)])
+            .tag(suite)
+            .changes(vec![format!("LABEL envicutor.suite={suite}")])
             .build();
         let tar = Command::new("tar")
             .args(["--create", "--numeric-owner", "--sort=name", "--directory"])
@@ -258,6 +283,11 @@ impl Base {
             log: log.tail(),
         }
     }
+}
+
+/// The name of the bootstrapped base of a suite.
+fn tag(suite: &str) -> String {
+    format!("{REPOSITORY}:{suite}")
 }
 
 /// The id of the image with this name, where there is one.
@@ -406,7 +436,8 @@ mod tests {
         let path = scratch.path().to_owned();
         let given_up = tokio::time::timeout(Duration::from_secs(4), async {
             let scratch = scratch;
-            base.debootstrap(&scratch, &lock, &mut log).await
+            base.debootstrap(&scratch, "bookworm", &lock, &mut log)
+                .await
         });
         // Where there is no root or no mirror it failed before that; it may leave nothing either way.
         drop(given_up.await);

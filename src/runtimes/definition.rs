@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::error::RuntimeError;
-use crate::submission::{
-    catalogue::{Runtime, StageDefaults},
-    limits::{LimitChanges, Limits},
-    names::{Digest, RuntimeName, RuntimeRef, RuntimeVersion},
-    units::{ByteSize, Micros},
+use super::{error::RuntimeError, self_test::SelfTest};
+use crate::{
+    egress::source::Source,
+    submission::{
+        catalogue::{Runtime, StageDefaults},
+        limits::{LimitChanges, Limits},
+        names::{Digest, RuntimeName, RuntimeRef, RuntimeVersion},
+        units::{ByteSize, Micros},
+    },
 };
 
 /// What a run may use where its definition does not say otherwise.
@@ -44,27 +47,20 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 pub struct Definition {
     /// What a submission depends on.
     pub runtime: Runtime,
+    /// The file itself, as it was written: what the fleet is told.
+    pub text: String,
+    /// The image that it stands on; absent: the configured base.
+    pub image: Option<String>,
     /// The packages of the base image's own archive that it needs.
     pub packages: Vec<String>,
     /// What root runs after that, in bash.
     pub script: Option<String>,
+    /// Where its installation may fetch from.
+    pub egress: Vec<Source>,
     /// What it must be able to do.
     pub tests: Vec<SelfTest>,
-}
-
-/// A program that must run in the runtime.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SelfTest {
-    /// What it shows: `hello`.
-    pub name: String,
-    /// The program.
-    pub source: String,
-    /// Its standard input.
-    #[serde(default)]
-    pub stdin: String,
-    /// Its standard output, compared `trimmed`.
-    pub expected: String,
+    /// The source of a program that does nothing: what starting it costs is measured by that, and not without.
+    pub empty: Option<String>,
 }
 
 /// The file as it is written.
@@ -77,9 +73,12 @@ struct Written {
     default: bool,
     description: String,
     source_file: String,
+    image: Option<String>,
     #[serde(default)]
     packages: Vec<String>,
     script: Option<String>,
+    egress: Option<Vec<Source>>,
+    empty: Option<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     compile: Option<WrittenStage>,
@@ -92,6 +91,8 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct WrittenStage {
     command: Vec<String>,
+    #[serde(default)]
+    template: bool,
     #[serde(default)]
     limits: LimitChanges,
 }
@@ -110,7 +111,7 @@ impl Definition {
                 field,
                 problem,
             })?;
-        Ok(written.into_definition())
+        Ok(written.into_definition(text))
     }
 
     /// Name and version.
@@ -118,13 +119,13 @@ impl Definition {
         self.runtime.reference()
     }
 
-    /// Whether the base image serves as it is.
+    /// Whether the image that it stands on serves as it is.
     pub fn is_bare(&self) -> bool {
         self.packages.is_empty() && self.script.is_none()
     }
 
-    /// The digest of all that shapes the image; `base` names the base image. Limits and commands may change without a new
-    /// image.
+    /// The digest of all that shapes the image; `base` names the image that it stands on. Limits, commands and where it is fetched
+    /// from may change without a new image.
     pub fn image_digest(&self, base: &str) -> Digest {
         let reference = self.reference().to_string();
         let script = self.script.as_deref().unwrap_or_default();
@@ -140,9 +141,11 @@ impl Definition {
     }
 }
 
-type Problem = (String, String);
+/// A field, and what is wrong with it.
+pub(super) type Problem = (String, String);
 
-fn require(holds: bool, field: &str, problem: &str) -> Result<(), Problem> {
+/// That something holds, or what is wrong with `field`.
+pub(super) fn require(holds: bool, field: &str, problem: &str) -> Result<(), Problem> {
     if holds {
         Ok(())
     } else {
@@ -172,6 +175,16 @@ impl Written {
             )?;
         }
         require(
+            self.image.as_deref().is_none_or(is_image),
+            "image",
+            "expected the name of an image, such as \"debian:bookworm-slim\"",
+        )?;
+        require(
+            self.packages.is_empty() || self.egress().contains(&Source::Apt),
+            "egress",
+            "packages come through \"apt\": expected it among the sources",
+        )?;
+        require(
             self.script
                 .as_ref()
                 .is_none_or(|script| !script.contains('\0') && !script.trim().is_empty()),
@@ -190,16 +203,20 @@ impl Written {
         }
         self.run.check("run")?;
         for (index, test) in self.tests.iter().enumerate() {
-            require(
-                !test.name.is_empty(),
-                &format!("tests[{index}].name"),
-                "expected a name",
-            )?;
+            test.check(index, self.compile.is_some())?;
         }
         Ok(())
     }
 
-    fn into_definition(self) -> Definition {
+    /// What `egress` says, and where it is left out what `packages` need.
+    fn egress(&self) -> Vec<Source> {
+        let needed = || (!self.packages.is_empty()).then_some(Source::Apt);
+        let named = self.egress.clone();
+        named.unwrap_or_else(|| needed().into_iter().collect())
+    }
+
+    fn into_definition(self, text: &str) -> Definition {
+        let egress = self.egress();
         let mut env = self.env;
         env.entry("PATH".to_owned())
             .or_insert_with(|| PATH.to_owned());
@@ -215,10 +232,15 @@ impl Written {
                     .compile
                     .map(|stage| stage.with_defaults(&COMPILE_LIMITS)),
                 run: self.run.with_defaults(&RUN_LIMITS),
+                start_cost: None,
             },
+            text: text.to_owned(),
+            image: self.image,
             packages: self.packages,
             script: self.script,
+            egress,
             tests: self.tests,
+            empty: self.empty,
         }
     }
 }
@@ -257,6 +279,7 @@ impl WrittenStage {
     fn with_defaults(self, defaults: &Limits) -> StageDefaults {
         StageDefaults {
             command: self.command,
+            template: self.template,
             limits: defaults.changed(&self.limits),
         }
     }
@@ -268,6 +291,15 @@ fn is_file_name(text: &str) -> bool {
         && !text.contains(['/', '\0'])
         && text != "."
         && text != ".."
+}
+
+/// The name of an image, by tag or digest. Nothing in it may look like an option.
+fn is_image(text: &str) -> bool {
+    (1..=255).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-/:@+".contains(c))
 }
 
 /// A Debian package's name, with a version after `=` where one is wanted. Nothing in it may look like an option of apt.
@@ -312,6 +344,16 @@ mod tests {
     }
 
     #[test]
+    fn packages_come_through_apt() {
+        let run = "run.command = ['x']\n";
+        let egress = |more: &str| parse(&format!("{more}{run}")).expect("valid").egress;
+        assert_eq!(egress(""), []);
+        assert_eq!(egress("packages = ['gcc']\n"), [Source::Apt]);
+        let named = egress("packages = ['gcc']\negress = ['apt', 'a.example.org']\n");
+        assert_eq!(named, [Source::Apt, Source::Host("a.example.org".into())]);
+    }
+
+    #[test]
     fn compile_and_run_share_one_work_directory() {
         assert_eq!(RUN_LIMITS.disk_bytes, COMPILE_LIMITS.disk_bytes);
         assert_eq!(RUN_LIMITS.inodes, COMPILE_LIMITS.inodes);
@@ -339,8 +381,22 @@ mod tests {
             ("env.\"A=B\" = 'c'\n".to_owned() + run, "env.A=B"),
             (
                 run.to_owned() + "[[tests]]\nname = 'a'\nsource = ''\n",
-                "expected",
+                "tests[0].expected",
             ),
+            (
+                run.to_owned() + "[[tests]]\nname = 'a'\nsource = ''\nverdict = 'compile_error'\n",
+                "tests[0].verdict",
+            ),
+            (
+                run.to_owned() + "[[tests]]\nname = 'a'\nsource = ''\nverdict = 'fine'\n",
+                "verdict",
+            ),
+            ("egress = ['10.0.0.1']\n".to_owned() + run, "egress"),
+            (
+                "packages = ['gcc']\negress = []\n".to_owned() + run,
+                "egress",
+            ),
+            ("image = '--privileged'\n".to_owned() + run, "image"),
         ] {
             let message = refusal(&more);
             assert!(message.contains("runtimes/x.toml"), "{message}");

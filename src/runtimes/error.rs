@@ -3,7 +3,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::submission::names::RuntimeRef;
+use crate::{
+    docker::is_full,
+    egress::EgressError,
+    runtimes::images::ImageError,
+    submission::{names::RuntimeRef, units::ByteSize},
+};
 
 /// A runtime that cannot be defined or prepared.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +84,34 @@ pub enum RuntimeError {
         /// The last lines of the log.
         log: String,
     },
+    /// It wrote more than it may.
+    #[error(
+        "the image of {runtime} could not be made: its installation wrote {written}, and may write {most} (installer.disk_bytes). The end of its log:\n{log}"
+    )]
+    Disk {
+        /// The runtime.
+        runtime: RuntimeRef,
+        /// What it had written.
+        written: ByteSize,
+        /// What it may.
+        most: ByteSize,
+        /// The last lines of the log.
+        log: String,
+    },
+    /// The way out of an installation.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    /// An image in the object store.
+    #[error(transparent)]
+    Stored(#[from] ImageError),
+    /// The image that a definition names cannot be used.
+    #[error("the image {image} cannot be used: {problem}")]
+    Image {
+        /// Its name.
+        image: String,
+        /// Why.
+        problem: String,
+    },
     /// It took longer than allowed.
     #[error("{what} was not ready within {} s (runtimes.prepare_timeout_us). The end of its log:\n{log}", after.as_secs())]
     Timeout {
@@ -92,21 +125,35 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// Whether the Engine does not answer: then the fault is neither the runtime's nor the submission's, and work is handed
-    /// back uncounted.
+    /// Whether it is this machine that fails, its Engine or its disk: then the fault is neither the runtime's nor the submission's,
+    /// and work is handed back uncounted.
     pub fn is_outage(&self) -> bool {
         use bollard::errors::Error;
         match self {
-            Self::Engine { source, .. } => matches!(
-                source,
-                Error::RequestTimeoutError
-                    | Error::IOError { .. }
-                    | Error::HyperResponseError { .. }
-                    | Error::HyperLegacyError { .. }
-                    | Error::HttpClientError { .. }
-                    | Error::SocketNotFoundError(_)
-            ),
-            _ => false,
+            Self::Engine { source, .. } => {
+                let is_away = matches!(
+                    source,
+                    Error::RequestTimeoutError
+                        | Error::IOError { .. }
+                        | Error::HyperResponseError { .. }
+                        | Error::HyperLegacyError { .. }
+                        | Error::HttpClientError { .. }
+                        | Error::SocketNotFoundError(_)
+                );
+                is_away || is_full(&source.to_string())
+            }
+            Self::Stored(error) => error.is_outage(),
+            Self::WorkDir { .. } | Self::Egress(EgressError::Listen { .. }) => true,
+            Self::Base { log, .. } | Self::Install { log, .. } | Self::Timeout { log, .. } => {
+                is_full(log)
+            }
+            Self::Read { .. }
+            | Self::Syntax { .. }
+            | Self::Field { .. }
+            | Self::Unknown(_)
+            | Self::Disk { .. }
+            | Self::Egress(_)
+            | Self::Image { .. } => false,
         }
     }
 }

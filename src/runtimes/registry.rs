@@ -1,61 +1,123 @@
-//! All definitions: the program's own, and a directory's before them. Of each name exactly one version is the default.
+//! All definitions: the program's own, a directory's before them, and before both what the fleet has installed. Of each name exactly
+//! one version is the default.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
-use super::{definition::Definition, error::RuntimeError};
+use super::{carried::CARRIED, definition::Definition, error::RuntimeError};
 use crate::submission::{
     catalogue::Catalogue,
+    installation::Installed,
     names::{RuntimeName, RuntimeVersion},
 };
 
-/// The definitions that come with the program.
-const OWN: [(&str, &str); 4] = [
-    (
-        "runtimes/bash.toml",
-        include_str!("../../runtimes/bash.toml"),
-    ),
-    ("runtimes/c.toml", include_str!("../../runtimes/c.toml")),
-    ("runtimes/cpp.toml", include_str!("../../runtimes/cpp.toml")),
-    (
-        "runtimes/python.toml",
-        include_str!("../../runtimes/python.toml"),
-    ),
-];
-
-type Versions = BTreeMap<(RuntimeName, RuntimeVersion), Definition>;
+type Key = (RuntimeName, RuntimeVersion);
+type Versions = BTreeMap<Key, Arc<Definition>>;
 
 /// Every definition, and the catalogue made of them.
 pub(super) struct Registry {
+    /// Those of the program and the directory.
+    carried: Arc<Versions>,
     versions: Versions,
-    catalogue: Catalogue,
+    /// What the fleet has installed, as far as it is defined here.
+    installed: BTreeMap<Key, Installed>,
+    catalogue: Arc<Catalogue>,
 }
 
 impl Registry {
     /// The program's definitions, and those of `dir` in their place.
     pub(super) fn load(dir: Option<&Path>) -> Result<Self, RuntimeError> {
-        let own = OWN.map(|(file, text)| (file.to_owned(), text.to_owned()));
-        let mut versions = read(own.to_vec())?;
+        let own = CARRIED.iter();
+        let own = own.map(|(file, text)| ((*file).to_owned(), (*text).to_owned()));
+        let mut versions = read(own.collect())?;
         if let Some(dir) = dir {
             let theirs = read(files(dir)?)?;
-            replace(&mut versions, theirs);
+            for definition in theirs.values().filter(|theirs| theirs.runtime.default) {
+                unset_default(&mut versions, &definition.runtime.name);
+            }
+            versions.extend(theirs);
         }
         check_defaults(&versions)?;
-        let runtimes = versions.values().map(|d| d.runtime.clone()).collect();
-        Ok(Self {
+        Ok(Self::of(
+            Arc::new(versions.clone()),
             versions,
-            catalogue: Catalogue { runtimes },
-        })
+            BTreeMap::new(),
+        ))
     }
 
-    pub(super) fn catalogue(&self) -> &Catalogue {
+    fn of(carried: Arc<Versions>, versions: Versions, installed: BTreeMap<Key, Installed>) -> Self {
+        let runtimes = versions.values().map(|d| d.runtime.clone()).collect();
+        Self {
+            carried,
+            versions,
+            installed,
+            catalogue: Arc::new(Catalogue { runtimes }),
+        }
+    }
+
+    /// The carried definitions, and what the fleet has installed in their place. Of several versions that want to be the default
+    /// the one that was installed last is; where none does, the last one is. An entry that cannot be read is left out, and told.
+    pub(super) fn with(&self, entries: Vec<Installed>) -> Self {
+        let mut versions = Versions::clone(&self.carried);
+        let mut installed = BTreeMap::new();
+        for entry in entries {
+            let mut definition = match Definition::parse(
+                "a runtime of the fleet",
+                &entry.definition,
+            ) {
+                Ok(definition) => definition,
+                Err(error) => {
+                    tracing::warn!(%error, "a runtime that another program installed cannot be used here");
+                    continue;
+                }
+            };
+            let name = definition.runtime.name.clone();
+            let is_known = versions.keys().any(|(known, _)| *known == name);
+            definition.runtime.default |= !is_known;
+            if definition.runtime.default {
+                unset_default(&mut versions, &name);
+            }
+            let key = (name, definition.runtime.version.clone());
+            // What was the default stays it, until another version wants to be.
+            let was = versions.get(&key).is_some_and(|it| it.runtime.default);
+            definition.runtime.default |= was;
+            versions.insert(key.clone(), Arc::new(definition));
+            installed.insert(key, entry);
+        }
+        Self::of(Arc::clone(&self.carried), versions, installed)
+    }
+
+    pub(super) fn catalogue(&self) -> &Arc<Catalogue> {
         &self.catalogue
     }
 
-    pub(super) fn find(&self, name: &RuntimeName, version: &RuntimeVersion) -> Option<&Definition> {
+    pub(super) fn find(
+        &self,
+        name: &RuntimeName,
+        version: &RuntimeVersion,
+    ) -> Option<&Arc<Definition>> {
         self.versions.get(&(name.clone(), version.clone()))
+    }
+
+    /// What the fleet has installed of this version.
+    pub(super) fn installed(
+        &self,
+        name: &RuntimeName,
+        version: &RuntimeVersion,
+    ) -> Option<&Installed> {
+        self.installed.get(&(name.clone(), version.clone()))
+    }
+}
+
+/// No version of `name` is the default any more.
+fn unset_default(versions: &mut Versions, name: &RuntimeName) {
+    for definition in versions.values_mut() {
+        if definition.runtime.name == *name {
+            Arc::make_mut(definition).runtime.default = false;
+        }
     }
 }
 
@@ -104,21 +166,9 @@ fn read(files: Vec<(String, String)>) -> Result<Versions, RuntimeError> {
             let problem = format!("{name}@{version} is defined by another file of the directory");
             return Err(twice("version", problem));
         }
-        versions.insert(key, definition);
+        versions.insert(key, Arc::new(definition));
     }
     Ok(versions)
-}
-
-/// Puts `theirs` before the ones that are there; their default versions too.
-fn replace(versions: &mut Versions, theirs: Versions) {
-    for definition in theirs.values().filter(|theirs| theirs.runtime.default) {
-        for own in versions.values_mut() {
-            if own.runtime.name == definition.runtime.name {
-                own.runtime.default = false;
-            }
-        }
-    }
-    versions.extend(theirs);
 }
 
 fn check_defaults(versions: &Versions) -> Result<(), RuntimeError> {
@@ -148,7 +198,7 @@ mod tests {
         )
     }
 
-    fn load(files: &[(&str, String)]) -> Result<Catalogue, RuntimeError> {
+    fn load(files: &[(&str, String)]) -> Result<Arc<Catalogue>, RuntimeError> {
         let dir = tempfile::tempdir().expect("a directory");
         for (name, text) in files {
             std::fs::write(dir.path().join(name), text).expect("written");
@@ -162,22 +212,6 @@ mod tests {
     }
 
     #[test]
-    fn the_programs_own_definitions_are_valid_and_tested() {
-        let registry = Registry::load(None).expect("valid");
-        let names: Vec<String> = registry
-            .catalogue()
-            .runtimes
-            .iter()
-            .map(|runtime| runtime.reference().to_string())
-            .collect();
-        assert_eq!(names, ["bash@5.2", "c@12", "cpp@12", "python@3.11"]);
-        for definition in registry.versions.values() {
-            let tests: Vec<&str> = definition.tests.iter().map(|t| t.name.as_str()).collect();
-            assert_eq!(tests, ["hello", "echo"]);
-        }
-    }
-
-    #[test]
     fn a_directory_goes_before_the_program() {
         let catalogue = load(&[("p.toml", definition("python", "3.11", true))]).expect("valid");
         let python = catalogue.find(&"python".parse().expect("a name"));
@@ -187,11 +221,57 @@ mod tests {
 
     #[test]
     fn versions_stand_side_by_side_and_one_is_the_default() {
+        let own = load(&[]).expect("valid").runtimes.len();
         let beside = load(&[("p.toml", definition("python", "4", false))]).expect("valid");
         assert_eq!(default_of(&beside, "python"), "3.11");
         let before = load(&[("p.toml", definition("python", "4", true))]).expect("valid");
         assert_eq!(default_of(&before, "python"), "4");
-        assert_eq!(before.runtimes.len(), 5);
+        assert_eq!(before.runtimes.len(), own + 1);
+    }
+
+    fn installed(definition: String) -> Installed {
+        Installed {
+            definition,
+            image: crate::submission::names::Digest::of(b"x"),
+            stored: None,
+            installer: "i".to_owned(),
+            installed_at: time::OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_the_fleet_has_installed_goes_before_what_is_carried() {
+        let carried = Registry::load(None).expect("valid");
+        let with =
+            |entries: Vec<String>| carried.with(entries.into_iter().map(installed).collect());
+        let beside = with(vec![
+            definition("python", "4", false),
+            definition("zig", "1", false),
+        ]);
+        assert_eq!(default_of(beside.catalogue(), "python"), "3.11");
+        assert_eq!(default_of(beside.catalogue(), "zig"), "1", "the only one");
+        let last = with(vec![
+            definition("python", "5", true),
+            definition("python", "4", true),
+            "no definition".to_owned(),
+        ]);
+        assert_eq!(default_of(last.catalogue(), "python"), "4");
+        assert_eq!(
+            last.catalogue().runtimes.len(),
+            carried.catalogue().runtimes.len() + 2
+        );
+        let over = with(vec![definition("python", "3.11", false)]);
+        assert_eq!(default_of(over.catalogue(), "python"), "3.11");
+        let python = over
+            .catalogue()
+            .find(&"python".parse().expect("a name"))
+            .cloned();
+        assert_eq!(python.expect("there").description, "theirs");
+        assert_eq!(
+            over.with(Vec::new()).catalogue(),
+            carried.catalogue(),
+            "and back"
+        );
     }
 
     #[test]

@@ -4,10 +4,21 @@ script=$1
 shift
 export DEBIAN_FRONTEND=noninteractive
 
+# Also for a script that calls apt itself. The proxy takes one request a connection; and who is root here could not end the
+# processes of another user.
+cat >/tmp/apt.conf <<'EOF'
+APT::Sandbox::User "root";
+Acquire::http::Pipeline-Depth "0";
+Acquire::Languages "none";
+Acquire::Retries "3";
+EOF
+export APT_CONFIG=/tmp/apt.conf
+
 if [ $# -gt 0 ]; then
-    apt-get -q -o Acquire::Languages=none -o Acquire::Retries=3 update
-    apt-get -q -y -o Acquire::Retries=3 -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Use-Pty=0 \
-        install --no-install-recommends -- "$@"
+    # Packages link manual pages into it, Java's among them, and a slim base has none.
+    mkdir -p /usr/share/man/man1
+    apt-get -q update
+    apt-get -q -y -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Use-Pty=0 install --no-install-recommends -- "$@"
 fi
 if [ -n "$script" ]; then
     bash -eu -o pipefail -c "$script"
