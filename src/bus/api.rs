@@ -9,8 +9,15 @@ use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::{Instant, timeout_at};
 
-use super::Bus;
+use super::{
+    Bus,
+    outage::{Outage, sit_out},
+};
+
+/// What JetStream calls an error that passes by itself, beside its own code.
+const SERVICE_UNAVAILABLE: u64 = 503;
 
 /// JetStream's error codes that mean something to us.
 pub mod code {
@@ -26,6 +33,17 @@ pub mod code {
     pub const NO_MESSAGE: u64 = 10037;
     /// There is no message under this sequence.
     pub const SEQUENCE_NOT_FOUND: u64 = 10043;
+    /// More copies than the cluster has servers now, as while it comes about.
+    pub const NO_PEERS: u64 = 10005;
+    /// More copies of a consumer than its stream has, as while those of the stream are being made.
+    pub const MORE_COPIES_THAN_STREAM: u64 = 10126;
+    /// More than one copy on a server that is no cluster.
+    pub const NO_CLUSTER: u64 = 10074;
+
+    /// Whether it means that another write was first. On a cluster a second code says so while the first write is under way.
+    pub const fn is_lost_race(code: u64) -> bool {
+        matches!(code, 10071 | 10164)
+    }
 }
 
 /// The headers that we write or read.
@@ -36,8 +54,16 @@ pub mod header {
     pub const GENERATION: &str = "Envicutor-Generation";
     /// The version of the contract; absent is 1.
     pub const SCHEMA: &str = "Envicutor-Schema";
+    /// The replays that a generation came from.
+    pub const REPLAYS: &str = crate::submission::replay::Trail::HEADER;
+    /// Of a replay: the digest of the body that the service published, whatever was edited since.
+    pub const DIGEST: &str = "Envicutor-Submission-Digest";
+    /// `wait`: a submission of a runtime that is being installed waits for it, instead of being rejected.
+    pub const RUNTIME: &str = "Envicutor-Runtime";
     /// The trace that a submission belongs to.
     pub const TRACE: &str = "traceparent";
+    /// Of an event: the place in its queue of the message that it is about.
+    pub(in crate::bus) const SEQUENCE: &str = "Envicutor-Sequence";
     /// Compare-and-set: the sequence that the subject's last message must have, 0 for none.
     pub(in crate::bus) const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
     /// What JetStream drops repeated publishes by.
@@ -55,9 +81,17 @@ pub enum ApiError {
         /// In its words.
         description: String,
     },
-    /// Nobody takes this subject: no stream, no consumer, or JetStream is off.
+    /// The server cannot do it at this moment: it has no leader for it, for example. It may have happened.
+    #[error("the NATS server cannot do it at this moment: {description} (error {code})")]
+    Unavailable {
+        /// JetStream's error code; 0 where it gave none.
+        code: u64,
+        /// In its words.
+        description: String,
+    },
+    /// Nobody takes this subject at this moment: no leader, no stream, no consumer, or JetStream is off. It did not happen.
     #[error(
-        "nobody answers to {subject}: has `envicutor nats apply` been run, and is JetStream on?"
+        "nobody answers to {subject}: its stream has no leader at this moment, or is none (has `envicutor nats apply` been run?)"
     )]
     NoResponders {
         /// Which subject.
@@ -91,8 +125,24 @@ impl ApiError {
     /// JetStream's error code, where it refused.
     pub fn code(&self) -> Option<u64> {
         match self {
-            Self::Refused { code, .. } => Some(*code),
+            Self::Refused { code, .. } | Self::Unavailable { code, .. } => Some(*code),
             _ => None,
+        }
+    }
+}
+
+impl Outage for ApiError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Unavailable { .. }
+            | Self::NoResponders { .. }
+            | Self::Timeout { .. }
+            | Self::NotConnected
+            | Self::Refused {
+                code: code::NO_PEERS | code::MORE_COPIES_THAN_STREAM,
+                ..
+            } => true,
+            Self::Refused { .. } | Self::TooLarge | Self::Answer { .. } => false,
         }
     }
 }
@@ -138,56 +188,128 @@ pub fn generation_of(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Bus {
-    /// Sends `body` to `subject` and waits for the answer, whatever it is.
+    /// Sends `body` to `subject` and waits for the answer, whatever it is, for `nats.request_timeout_us` at most. Nothing is sent
+    /// while there is no connection, and nothing is waited for once it breaks.
     pub async fn ask(
         &self,
         subject: &str,
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Message, ApiError> {
-        let mut request = Request::new()
-            .payload(body)
-            .timeout(Some(self.request_timeout));
+        self.ask_within(self.request_timeout, subject, headers, body)
+            .await
+    }
+
+    async fn ask_within(
+        &self,
+        patience: Duration,
+        subject: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Message, ApiError> {
+        let asked = Instant::now();
+        if !self.stands_within(patience).await {
+            return Err(ApiError::NotConnected);
+        }
+        let connects = self.connects();
+        let mut request = Request::new().payload(body).timeout(Some(patience));
         if !headers.is_empty() {
             request = request.headers(headers);
         }
+        let timed_out = || ApiError::Timeout {
+            subject: subject.to_owned(),
+            waited: patience,
+        };
         let failed = |kind| match kind {
             RequestErrorKind::NoResponders => ApiError::NoResponders {
                 subject: subject.to_owned(),
             },
             RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
-            RequestErrorKind::TimedOut if self.is_connected() => ApiError::Timeout {
-                subject: subject.to_owned(),
-                waited: self.request_timeout,
-            },
+            RequestErrorKind::TimedOut if self.is_connected() => timed_out(),
             RequestErrorKind::InvalidSubject => ApiError::Answer {
                 subject: subject.to_owned(),
                 message: "it is not a subject".to_owned(),
             },
             RequestErrorKind::TimedOut | RequestErrorKind::Other => ApiError::NotConnected,
         };
-        self.client
-            .send_request(subject.to_owned(), request)
-            .await
-            .map_err(|error| failed(error.kind()))
+        // The client's own time begins when it has taken the request, and its queue may be full.
+        let until = asked + patience;
+        let answer = timeout_at(until, self.client.send_request(subject.to_owned(), request));
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| timed_out())?.map_err(|error| failed(error.kind())),
+            // What comes after all comes to nobody: it is not known what happened.
+            () = self.broken(connects) => Err(ApiError::NotConnected),
+        }
     }
 
-    /// Calls JetStream's API: `$JS.API.<call>`.
+    /// [`ask`](Self::ask) for what only the leader of a stream, a consumer or the cluster answers, and `read` of the answer.
+    pub(super) async fn ask_leader<T>(
+        &self,
+        patience: Duration,
+        subject: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        read: impl FnOnce(&str, &[u8]) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let asked = Instant::now();
+        let answer = self.ask_within(patience, subject, headers, body).await;
+        let answer = answer.and_then(|answer| read(subject, &answer.payload));
+        self.heard(asked, &answer).await;
+        answer
+    }
+
+    /// Calls JetStream's API: `$JS.API.<call>`. An outage is sat out, for `nats.outage_timeout_us`: `call` must be one that
+    /// may be made twice.
     pub async fn api<T: DeserializeOwned>(&self, call: &str, body: &Value) -> Result<T, ApiError> {
+        sit_out(self.outage_timeout, || self.api_once(call, body)).await
+    }
+
+    /// The same without asking again.
+    pub async fn api_once<T: DeserializeOwned>(
+        &self,
+        call: &str,
+        body: &Value,
+    ) -> Result<T, ApiError> {
+        self.api_within(self.request_timeout, call, body).await
+    }
+
+    async fn api_within<T: DeserializeOwned>(
+        &self,
+        patience: Duration,
+        call: &str,
+        body: &Value,
+    ) -> Result<T, ApiError> {
         let body = if body.is_null() {
             Bytes::new()
         } else {
             body.to_string().into()
         };
         let subject = format!("$JS.API.{call}");
-        let answer = self.ask(&subject, HeaderMap::new(), body).await?;
-        read_answer(&subject, &answer.payload)
+        self.ask_leader(patience, &subject, HeaderMap::new(), body, read_answer)
+            .await
+    }
+
+    /// Reads by JetStream's API once, whoever answers, and without a word on the server's worth.
+    pub(super) async fn read_api<T: DeserializeOwned>(
+        &self,
+        call: &str,
+        body: &Value,
+    ) -> Result<T, ApiError> {
+        let (subject, body) = (format!("$JS.API.{call}"), body.to_string().into());
+        let answer = self.ask_within(self.read_timeout, &subject, HeaderMap::new(), body);
+        read_answer(&subject, &answer.await?.payload)
     }
 
     /// Waits until the server has read everything that was sent on this connection before: a subscription stands then. (The
-    /// client's own `flush` waits for the socket only.)
+    /// client's own `flush` waits for the socket only.) The server itself answers, whoever leads.
     pub async fn round_trip(&self) -> Result<(), ApiError> {
-        self.api::<Value>("INFO", &Value::Null).await.map(drop)
+        // No consumer has such a subject: what every role may send and nobody takes, the server says so itself.
+        let nobody = format!("$JS.ACK.{}.nobody", self.names.results_stream());
+        match self.ask(&nobody, HeaderMap::new(), Bytes::new()).await {
+            Ok(_) | Err(ApiError::NoResponders { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Publishes into a stream and waits until it is stored.
@@ -197,8 +319,8 @@ impl Bus {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<PublishAck, ApiError> {
-        let answer = self.ask(subject, headers, body).await?;
-        read_answer(subject, &answer.payload)
+        self.ask_leader(self.request_timeout, subject, headers, body, read_answer)
+            .await
     }
 
     /// One message of `stream` from its leader, by `{"last_by_subj"}`, `{"seq"}` or `{"seq", "next_by_subj"}`. What it says is
@@ -213,7 +335,9 @@ impl Bus {
             message: Raw,
         }
         let call = format!("STREAM.MSG.GET.{stream}");
-        match self.api::<Answer>(&call, which).await {
+        // What a leader took with it is never answered, and only read: it is asked for again soon.
+        let read = || self.api_within::<Answer>(self.read_timeout, &call, which);
+        match sit_out(self.outage_timeout, read).await {
             Ok(answer) => answer
                 .message
                 .read()
@@ -255,13 +379,18 @@ impl Bus {
 }
 
 /// JetStream's answer: what was asked for, or its error.
-fn read_answer<T: DeserializeOwned>(subject: &str, body: &[u8]) -> Result<T, ApiError> {
+pub(in crate::bus) fn read_answer<T: DeserializeOwned>(
+    subject: &str,
+    body: &[u8],
+) -> Result<T, ApiError> {
     #[derive(Deserialize)]
     struct Envelope {
         error: Option<Refusal>,
     }
     #[derive(Deserialize)]
     struct Refusal {
+        #[serde(default)]
+        code: u64,
         #[serde(default)]
         err_code: u64,
         #[serde(default)]
@@ -273,6 +402,15 @@ fn read_answer<T: DeserializeOwned>(subject: &str, body: &[u8]) -> Result<T, Api
     };
     let envelope: Envelope = serde_json::from_slice(body).map_err(unreadable)?;
     match envelope.error {
+        // A full queue is unavailable too, in the server's words: that is for its publisher to hear.
+        Some(refusal)
+            if refusal.code == SERVICE_UNAVAILABLE && refusal.err_code != code::NOT_STORED =>
+        {
+            Err(ApiError::Unavailable {
+                code: refusal.err_code,
+                description: refusal.description,
+            })
+        }
         Some(refusal) => Err(ApiError::Refused {
             code: refusal.err_code,
             description: refusal.description,
@@ -427,6 +565,17 @@ mod tests {
         let answer = br#"{"error":{"code":400,"err_code":10077,"description":"maximum messages per subject exceeded"}}"#;
         let error = read_answer::<PublishAck>("s", answer).expect_err("refused");
         assert_eq!(error.code(), Some(code::NOT_STORED));
+        assert!(!error.is_outage());
+        let full =
+            br#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
+        let error = read_answer::<PublishAck>("s", full).expect_err("refused");
+        assert!(matches!(error, ApiError::Refused { .. }), "{error}");
+        let away = br#"{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}"#;
+        assert!(
+            read_answer::<PublishAck>("s", away)
+                .expect_err("an outage")
+                .is_outage()
+        );
         assert!(read_answer::<PublishAck>("s", b"nonsense").is_err());
     }
 }

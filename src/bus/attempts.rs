@@ -2,18 +2,21 @@
 //! started without an end here is one whose worker was lost.
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
-use super::{api::ApiError, connect::Bus, kv::Bucket};
+use super::{
+    api::{ApiError, code},
+    connect::Bus,
+    kv::Bucket,
+    outage::Outage,
+};
 use crate::submission::{
     dead_letter::Attempt,
-    names::{SubmissionId, Tenant},
+    names::{Lane, SubmissionId, Tenant},
     result::FailureCode,
 };
 
-/// JetStream's codes for "another one was first", on one node and on a cluster.
-const LOST_RACE: [u64; 2] = [10071, 10164];
-
-/// What the bucket holds under `<tenant>.<id>`.
+/// What the bucket holds under `<tenant>.<lane>.<id>`: one id can be in both lanes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The generation that the attempts are of.
@@ -26,12 +29,30 @@ pub struct Record {
     /// What the last of them failed for.
     #[serde(default)]
     pub last_code: Option<FailureCode>,
+    /// How many of them lost their worker.
+    #[serde(default)]
+    pub workers_lost: u64,
+    /// A start that has not ended. Noted from the second delivery on: the first start is told by its event alone.
+    #[serde(default)]
+    pub running: Option<Start>,
     /// Starts that were handed back by a worker that drained or whose Engine was away: they ended, and do not count.
     #[serde(default)]
     pub handed_back: u64,
     /// Deliveries that were handed back, started or not, and do not count either.
     #[serde(default)]
     pub uncounted: u64,
+}
+
+/// An attempt that runs, or whose worker was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The worker's id.
+    pub worker: String,
+    /// The worker's host name.
+    pub host: String,
+    /// When it started, by the worker's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
 }
 
 /// A record with the revision that the next update expects.
@@ -49,13 +70,13 @@ pub enum AttemptsError {
     /// Another worker wrote it meanwhile.
     #[error("the attempts of {key} were changed by another worker: read them again")]
     Changed {
-        /// `<tenant>.<id>`.
+        /// `<tenant>.<lane>.<id>`.
         key: String,
     },
     /// It is no record.
     #[error("the attempts of {key} cannot be read: {source}")]
     Unreadable {
-        /// `<tenant>.<id>`.
+        /// `<tenant>.<lane>.<id>`.
         key: String,
         /// Why.
         source: serde_json::Error,
@@ -63,6 +84,12 @@ pub enum AttemptsError {
     /// The server could not be asked.
     #[error(transparent)]
     Api(#[from] ApiError),
+}
+
+impl Outage for AttemptsError {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_outage())
+    }
 }
 
 /// The attempts of a fleet.
@@ -80,8 +107,13 @@ impl Attempts {
     }
 
     /// What is noted, as the leader has it.
-    pub async fn read(&self, tenant: &Tenant, id: &SubmissionId) -> Result<Revised, AttemptsError> {
-        let key = key(tenant, id);
+    pub async fn read(
+        &self,
+        tenant: &Tenant,
+        lane: Lane,
+        id: &SubmissionId,
+    ) -> Result<Revised, AttemptsError> {
+        let key = key(tenant, lane, id);
         let entry = self.bucket.get(&key).await?;
         let record = match entry.value {
             Some(value) => Some(
@@ -100,30 +132,36 @@ impl Attempts {
     pub async fn update(
         &self,
         tenant: &Tenant,
+        lane: Lane,
         id: &SubmissionId,
         record: &Record,
         revision: u64,
     ) -> Result<u64, AttemptsError> {
-        let key = key(tenant, id);
+        let key = key(tenant, lane, id);
         let value = serde_json::to_vec(record).map_err(|source| AttemptsError::Unreadable {
             key: key.clone(),
             source,
         })?;
         match self.bucket.update(&key, value.into(), revision).await {
-            Err(error) if error.code().is_some_and(|code| LOST_RACE.contains(&code)) => {
+            Err(error) if error.code().is_some_and(code::is_lost_race) => {
                 Err(AttemptsError::Changed { key })
             }
             written => Ok(written?),
         }
     }
 
-    /// Forgets the submission's attempts: after its result is stored.
-    pub async fn delete(&self, tenant: &Tenant, id: &SubmissionId) -> Result<(), AttemptsError> {
-        Ok(self.bucket.delete(&key(tenant, id)).await?)
+    /// Forgets the submission's attempts.
+    pub async fn delete(
+        &self,
+        tenant: &Tenant,
+        lane: Lane,
+        id: &SubmissionId,
+    ) -> Result<(), AttemptsError> {
+        Ok(self.bucket.delete(&key(tenant, lane, id)).await?)
     }
 }
 
-/// Tenant and id are valid tokens of a key by their own rules.
-fn key(tenant: &Tenant, id: &SubmissionId) -> String {
-    format!("{tenant}.{id}")
+/// Each part is a valid token of a key by its own rules.
+fn key(tenant: &Tenant, lane: Lane, id: &SubmissionId) -> String {
+    format!("{tenant}.{lane}.{id}")
 }

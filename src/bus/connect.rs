@@ -1,12 +1,16 @@
 //! The connection of a program to NATS: as one of three users, by name, reconnecting without end, to a server that is new
 //! enough.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 
 use super::{
     credentials::{Credentials, CredentialsError, Role},
+    link::{Link, reconnect_delay},
     subjects::Names,
 };
 use crate::config;
@@ -72,8 +76,15 @@ pub struct Bus {
     pub names: Names,
     /// How long to wait for the answer to a request.
     pub request_timeout: Duration,
+    /// How long to wait for the answer to a pull or a reading.
+    pub(super) read_timeout: Duration,
+    /// How long to ask again while there is no leader, or no connection.
+    pub outage_timeout: Duration,
     /// Who we are.
     pub role: Role,
+    /// How many servers there are to go to.
+    pub(super) servers: usize,
+    pub(super) link: Arc<Link>,
 }
 
 impl Bus {
@@ -86,7 +97,8 @@ impl Bus {
     ) -> Result<Self, ConnectError> {
         let servers = servers(&config.url)?;
         let shown = shown(&servers);
-        let (user, options) = options(config, role, name, &servers)?;
+        let link = Arc::new(Link::new());
+        let (user, options) = options(config, role, name, &servers, &link)?;
         let deadline = Instant::now() + config.connect_timeout_us.duration();
         let client = loop {
             let error = match options().connect(&servers[..]).await {
@@ -115,7 +127,11 @@ impl Bus {
             client,
             names: Names::new(&config.prefix),
             request_timeout: config.request_timeout_us.duration(),
+            read_timeout: config.read_timeout_us.duration(),
+            outage_timeout: config.outage_timeout_us.duration(),
             role,
+            servers: servers.len(),
+            link,
         })
     }
 
@@ -129,11 +145,6 @@ impl Bus {
         }
         // An error says that it is closed already.
         let _ = self.client.drain().await;
-    }
-
-    /// Whether the connection stands at this moment.
-    pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
     }
 }
 
@@ -175,7 +186,8 @@ fn options(
     role: Role,
     name: &str,
     servers: &[ServerAddr],
-) -> Result<(String, impl Fn() -> ConnectOptions), ConnectError> {
+    link: &Arc<Link>,
+) -> Result<(String, impl Fn() -> ConnectOptions + use<>), ConnectError> {
     let in_url = servers.iter().find(|server| server.has_user_pass());
     let login = match (in_url, &config.credentials_file) {
         (Some(server), _) => Some((
@@ -195,16 +207,30 @@ fn options(
         .as_ref()
         .map_or_else(String::new, |(user, _)| user.clone());
     let timeout = config.request_timeout_us.duration();
+    let (server_timeout, ping) = (
+        config.server_timeout_us.duration(),
+        config.ping_us.duration(),
+    );
     let (name, inbox) = (name.to_owned(), role.inbox_prefix());
+    let link = Arc::clone(link);
     let make = move || {
+        let (heard, choosing) = (Arc::clone(&link), Arc::clone(&link));
         let options = ConnectOptions::new()
             .name(&name)
             .custom_inbox_prefix(inbox)
             .request_timeout(Some(timeout))
-            .connection_timeout(timeout)
-            .ping_interval(Duration::from_secs(10))
+            .connection_timeout(server_timeout)
+            .ping_interval(ping)
             .max_reconnects(None)
-            .event_callback(|event| async move { log(&event) });
+            .reconnect_delay_callback(reconnect_delay)
+            .reconnect_to_server_callback(move |servers, _| {
+                std::future::ready(choosing.choose(&servers))
+            })
+            .event_callback(move |event| {
+                log(&event);
+                heard.hear(&event);
+                std::future::ready(())
+            });
         match &login {
             Some((user, password)) => options.user_and_password(user.clone(), password.clone()),
             None => options,
@@ -216,7 +242,10 @@ fn options(
 fn log(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
-        Event::Draining | Event::Closed => tracing::debug!("NATS: {event}"),
+        // Each try to connect again, among others.
+        Event::Draining | Event::Closed | Event::ClientError(_) => {
+            tracing::debug!("NATS: {event}");
+        }
         event => tracing::warn!("NATS: {event}"),
     }
 }

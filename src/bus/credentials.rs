@@ -84,20 +84,12 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// Three fresh passwords of 43 letters and digits: 256 bits each.
+    /// Three fresh passwords.
     pub fn generate() -> Self {
-        use rand::{RngExt as _, distr::Alphanumeric};
-        let password = || {
-            rand::rng()
-                .sample_iter(Alphanumeric)
-                .take(43)
-                .map(char::from)
-                .collect()
-        };
         Self {
-            service: password(),
-            worker: password(),
-            operator: password(),
+            service: generate_password(),
+            worker: generate_password(),
+            operator: generate_password(),
         }
     }
 
@@ -140,6 +132,16 @@ impl Credentials {
             message: error.message().to_owned(),
         })
     }
+}
+
+/// A fresh password of 43 letters and digits: 256 bits.
+pub fn generate_password() -> String {
+    use rand::{RngExt as _, distr::Alphanumeric};
+    rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(43)
+        .map(char::from)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,17 +1,22 @@
 //! The dead letters: whole submissions that the fleet could not run. Several may stand under one subject, one for each
-//! generation; each is addressed by its sequence.
+//! generation, and one for each other content that was published under its id; each is addressed by its sequence.
 
 use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    api::{ApiError, Stored, generation_of, header, header_of},
+    api::{ApiError, Stored, header, header_of},
     connect::Bus,
+    outage::sit_out,
+    publish::submission_digest,
+    walk::Walk,
 };
 use crate::submission::{
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Original},
     encoding::{Encoding, EncodingError},
-    names::{SubmissionId, Tenant},
+    names::{Digest, SubmissionId, Tenant},
 };
 
 /// A letter could not be stored, found or deleted.
@@ -46,8 +51,8 @@ impl DeadLetters {
         Self { bus: bus.clone() }
     }
 
-    /// Stores the letter and waits until it is. A second one of the same generation soon after is dropped by the server. Returns
-    /// its sequence.
+    /// Stores the letter and waits until it is. A second one of the same generation and content soon after is dropped by the
+    /// server. Returns its sequence.
     pub async fn publish(
         &self,
         letter: &DeadLetter,
@@ -62,13 +67,19 @@ impl DeadLetters {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, encoding.content_type());
         headers.insert(header::GENERATION, generation.to_string());
-        headers.insert(header::MESSAGE_ID, format!("{tenant}.{id}.{generation}"));
-        let body = encoding.encode(letter)?;
+        // One id can have letters of several contents: one in each lane, and what used it again.
+        let content = Digest::of(&letter.submission.body);
+        headers.insert(
+            header::MESSAGE_ID,
+            format!("{tenant}.{id}.{generation}.{content}"),
+        );
+        let body = Bytes::from(encoding.encode(letter)?);
         let subject = self.bus.names.dead_letter(tenant, id);
-        let ack = self
-            .bus
-            .publish_stored(&subject, headers, body.into())
-            .await?;
+        let publish = || {
+            self.bus
+                .publish_stored(&subject, headers.clone(), body.clone())
+        };
+        let ack = sit_out(self.bus.outage_timeout, publish).await?;
         if ack.duplicate && self.at(ack.sequence).await?.is_none() {
             // It was deleted within the window, so it is not there: stored without the id, as there is none to be double.
             return self.publish_again(letter, encoding).await;
@@ -100,13 +111,36 @@ impl DeadLetters {
         id: &SubmissionId,
         generation: u64,
     ) -> Result<Option<u64>, DeadLetterError> {
+        self.find_where(tenant, id, |letter| letter.generation == generation)
+            .await
+    }
+
+    /// The same where this is the digest of what the letter's service published.
+    pub async fn find_content(
+        &self,
+        tenant: &Tenant,
+        id: &SubmissionId,
+        generation: u64,
+        content: &Digest,
+    ) -> Result<Option<u64>, DeadLetterError> {
+        let is_it =
+            |letter: &DeadLetter| letter.generation == generation && digest_of(letter) == *content;
+        self.find_where(tenant, id, is_it).await
+    }
+
+    async fn find_where(
+        &self,
+        tenant: &Tenant,
+        id: &SubmissionId,
+        is_it: impl Fn(&DeadLetter) -> bool,
+    ) -> Result<Option<u64>, DeadLetterError> {
         let subject = self.bus.names.dead_letter(tenant, id);
         let mut from = 1;
         while let Some(stored) = self
             .get(&json!({ "seq": from, "next_by_subj": subject }))
             .await?
         {
-            if generation_of(&stored.headers) == Some(generation) && read(&stored).is_ok() {
+            if read(&stored).is_ok_and(|letter| is_it(&letter)) {
                 return Ok(Some(stored.sequence));
             }
             from = stored.sequence + 1;
@@ -125,23 +159,39 @@ impl DeadLetters {
         }
     }
 
-    /// The first letter at `from` or after it, of any tenant: to walk through all of them. What is no letter is passed over.
+    /// The first letter at `from` or after it, of any tenant. What is no letter is passed over.
     pub async fn next(&self, from: u64) -> Result<Option<Letter>, DeadLetterError> {
-        let subject = format!("{}.dead.>", self.bus.names.prefix());
-        let mut from = from;
-        while let Some(stored) = self
-            .get(&json!({ "seq": from, "next_by_subj": subject }))
-            .await?
-        {
-            if let Ok(letter) = read(&stored) {
-                return Ok(Some(Letter {
-                    sequence: stored.sequence,
-                    letter,
-                }));
-            }
-            from = stored.sequence + 1;
+        self.walk(None, None, from, u64::MAX).next().await
+    }
+
+    /// The sequence of the last letter that was stored, as the leader has it; 0 where there was none yet.
+    pub async fn last_sequence(&self) -> Result<u64, DeadLetterError> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
         }
-        Ok(None)
+        #[derive(Deserialize)]
+        struct State {
+            last_seq: u64,
+        }
+        let call = format!("STREAM.INFO.{}", self.bus.names.dead_letters_stream());
+        let info: Info = self.bus.api(&call, &Value::Null).await?;
+        Ok(info.state.last_seq)
+    }
+
+    /// The letters from the sequence `first` to `last`, both included, in this order: of one tenant and id, or of all.
+    pub fn walk(
+        &self,
+        tenant: Option<&Tenant>,
+        id: Option<&SubmissionId>,
+        first: u64,
+        last: u64,
+    ) -> LetterWalk {
+        let subject = self.bus.names.dead_letters(tenant, id);
+        let stream = self.bus.names.dead_letters_stream();
+        LetterWalk {
+            walk: Walk::new(&self.bus, stream, subject, first, last),
+        }
     }
 
     /// Deletes the letter under a sequence. Whether it was there.
@@ -165,6 +215,32 @@ impl DeadLetters {
     async fn get(&self, which: &Value) -> Result<Option<Stored>, DeadLetterError> {
         let stream = self.bus.names.dead_letters_stream();
         Ok(self.bus.get_from_leader(&stream, which).await?)
+    }
+}
+
+/// The digest of what the service published that a letter is of.
+pub fn digest_of(letter: &DeadLetter) -> Digest {
+    let Original { headers, body, .. } = &letter.submission;
+    let named = headers.get(header::DIGEST).map(String::as_str);
+    submission_digest(letter.generation, named, body)
+}
+
+/// A walk through the letters.
+#[derive(Debug)]
+pub struct LetterWalk {
+    walk: Walk,
+}
+
+impl LetterWalk {
+    /// The next letter; `None` when there is no more. What cannot be read is no letter, and passed over.
+    pub async fn next(&mut self) -> Result<Option<Letter>, DeadLetterError> {
+        while let Some(stored) = self.walk.next().await? {
+            if let Ok(letter) = read(&stored) {
+                let sequence = stored.sequence;
+                return Ok(Some(Letter { sequence, letter }));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -49,7 +49,11 @@ impl Definitions {
         let file: Value = serde_json::from_str(DEFINITIONS)?;
         let mut streams = Vec::new();
         for stream in list(&file, "streams")? {
-            let per_tenant = name_of(stream, "name")?.contains("{tenant}");
+            let name = name_of(stream, "name")?;
+            if name.starts_with("OBJ_") && !config.blobs.is_nats() {
+                continue;
+            }
+            let per_tenant = name.contains("{tenant}");
             let fills = if per_tenant {
                 config
                     .nats
@@ -113,6 +117,11 @@ fn values(config: &Config, tenant: Option<&str>) -> BTreeMap<&'static str, Value
     let nats = &config.nats;
     let nanoseconds = |time: Micros| json!(time.0.saturating_mul(1_000));
     let window = DEAD_LETTER_WINDOW.min(nats.dead_letter_age_us);
+    // Empty is the server's default, which it leaves out.
+    let (event_storage, event_persistence) = match nats.replicas {
+        1 => ("file", "async"),
+        _ => ("memory", ""),
+    };
     let mut values = BTreeMap::from([
         ("prefix", json!(nats.prefix)),
         ("names", json!(Names::new(&nats.prefix).stream_prefix())),
@@ -120,13 +129,27 @@ fn values(config: &Config, tenant: Option<&str>) -> BTreeMap<&'static str, Value
         ("ack_wait_ns", nanoseconds(nats.ack_wait_us)),
         ("queue_messages", json!(nats.queue_messages)),
         ("queue_bytes", json!(nats.queue_bytes.0)),
+        ("blob_bytes", json!(config.blobs.tenant_bytes.0)),
+        ("image_bytes", json!(config.installer.image_bytes.0)),
         ("result_age_ns", nanoseconds(nats.result_age_us)),
         ("result_bytes", json!(nats.result_bytes.0)),
         ("dead_letter_age_ns", nanoseconds(nats.dead_letter_age_us)),
         ("dead_letter_bytes", json!(nats.dead_letter_bytes.0)),
         ("dead_letter_window_ns", nanoseconds(window)),
+        ("history_age_ns", nanoseconds(nats.history_age_us)),
+        ("history_bytes", json!(nats.history_bytes.0)),
+        (
+            "history_persistence",
+            json!(history_persistence(nats.replicas)),
+        ),
         ("event_age_ns", nanoseconds(nats.event_age_us)),
         ("event_bytes", json!(nats.event_bytes.0)),
+        ("event_storage", json!(event_storage)),
+        ("event_persistence", json!(event_persistence)),
+        (
+            "installation_wait_ns",
+            nanoseconds(config.installer.ack_wait_us),
+        ),
         (
             "worker_age_ns",
             nanoseconds(Micros(config.worker.heartbeat_us.0.saturating_mul(3))),
@@ -136,6 +159,12 @@ fn values(config: &Config, tenant: Option<&str>) -> BTreeMap<&'static str, Value
         values.insert("tenant", json!(tenant));
     }
     values
+}
+
+/// Only a stream with one replica may leave it to the system when it is written out; with several a majority has it in memory.
+/// Empty is the server's default, which it leaves out.
+const fn history_persistence(replicas: usize) -> &'static str {
+    if replicas == 1 { "async" } else { "" }
 }
 
 /// `template` with every placeholder filled in: one that is a whole text becomes its value, whatever its type; one within a
@@ -173,12 +202,12 @@ fn fill_text(text: &str, values: &BTreeMap<&'static str, Value>) -> Result<Value
                 filled.push_str(before);
                 filled.push_str(value);
             }
-            number if before.is_empty() && after.is_empty() && filled.is_empty() => {
-                return Ok(number.clone());
+            other if before.is_empty() && after.is_empty() && filled.is_empty() => {
+                return Ok(other.clone());
             }
             _ => {
                 return Err(DefinitionError::Content(format!(
-                    "{text:?} has a number within a text"
+                    "{text:?} has a value within a text that is none"
                 )));
             }
         }
@@ -208,13 +237,21 @@ mod tests {
             [
                 "SUBMISSIONS_default",
                 "SUBMISSIONS_second",
+                "OBJ_blobs-default",
+                "OBJ_blobs-second",
+                "OBJ_images",
                 "EVENTS",
                 "RESULTS",
                 "DEAD_LETTERS",
+                "HISTORY",
+                "KV_replays",
                 "KV_attempts",
+                "KV_leases",
                 "KV_workers",
                 "KV_runtimes",
-                "KV_tenants"
+                "KV_tenants",
+                "INSTALLATIONS",
+                "KV_installations"
             ]
         );
         let second = &definitions.streams[1];
@@ -233,6 +270,33 @@ mod tests {
     }
 
     #[test]
+    fn only_a_fleet_whose_blobs_are_in_nats_has_buckets() {
+        let mut config = Config::default();
+        let buckets = |config: &Config| {
+            let definitions = Definitions::of(config).expect("valid");
+            let names = definitions.streams.into_iter().map(|stream| stream.name);
+            names.filter(|name| name.starts_with("OBJ_")).count()
+        };
+        assert_eq!(buckets(&config), 2);
+        config.blobs.url = "s3://bucket".into();
+        assert_eq!(buckets(&config), 0);
+    }
+
+    #[test]
+    fn only_a_lone_server_writes_the_history_out_when_it_likes() {
+        let mut config = Config::default();
+        let history = |config: &Config| {
+            let definitions = Definitions::of(config).expect("valid");
+            let name = Names::new(&config.nats.prefix).history_stream();
+            let mut streams = definitions.streams.into_iter();
+            streams.find(|stream| stream.name == name).expect("there")
+        };
+        assert_eq!(history(&config).config["persist_mode"], "async");
+        config.nats.replicas = 3;
+        assert_eq!(history(&config).config["persist_mode"], "");
+    }
+
+    #[test]
     fn the_names_of_the_file_are_the_ones_of_the_program() {
         let mut config = Config::default();
         config.nats.prefix = "lab".into();
@@ -241,16 +305,21 @@ mod tests {
         let tenant = Tenant::default_tenant();
         for (place, name) in [
             (0, names.submissions_stream(&tenant)),
-            (1, names.events_stream()),
-            (2, names.results_stream()),
-            (3, names.dead_letters_stream()),
-            (4, format!("KV_{}", names.bucket("attempts"))),
+            (1, format!("OBJ_{}", names.blobs_bucket(&tenant))),
+            (2, format!("OBJ_{}", names.images_bucket())),
+            (3, names.events_stream()),
+            (4, names.results_stream()),
+            (5, names.dead_letters_stream()),
+            (6, names.history_stream()),
+            (7, format!("KV_{}", names.bucket("replays"))),
+            (8, format!("KV_{}", names.bucket("attempts"))),
+            (9, format!("KV_{}", names.bucket("leases"))),
         ] {
             assert_eq!(definitions.streams[place].name, name);
         }
         assert!(!format!("{definitions:?}").contains("envicutor"));
         assert_eq!(
-            definitions.streams[2].config["subject_transform"]["dest"],
+            definitions.streams[4].config["subject_transform"]["dest"],
             "lab.results.>"
         );
     }

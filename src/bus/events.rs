@@ -5,6 +5,7 @@ use async_nats::HeaderMap;
 use super::{
     api::{ApiError, header, header_of},
     connect::Bus,
+    outage::sit_out,
     subjects::event_kind,
 };
 use crate::submission::{
@@ -27,11 +28,17 @@ pub enum EventError {
     Api(#[from] ApiError),
 }
 
-/// Publishes an event, and does not wait until it is stored.
-pub async fn publish(bus: &Bus, event: &Event, encoding: Encoding) -> Result<(), EventError> {
+/// Publishes an event of the message at `sequence` of its queue, and does not wait until it is stored.
+pub async fn publish(
+    bus: &Bus,
+    event: &Event,
+    sequence: u64,
+    encoding: Encoding,
+) -> Result<(), EventError> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, encoding.content_type());
     headers.insert(header::GENERATION, event.generation.to_string());
+    headers.insert(header::SEQUENCE, sequence.to_string());
     let subject = bus
         .names
         .event(&event.tenant, &event.id, event_kind(&event.happened));
@@ -49,10 +56,28 @@ pub async fn last_started(
     tenant: &Tenant,
     id: &SubmissionId,
 ) -> Result<Option<Event>, EventError> {
+    let started = last_started_of(bus, tenant, id).await?;
+    Ok(started.map(|(event, _)| event))
+}
+
+/// The same with the place in its queue of the message that started: one id can be in both lanes.
+pub async fn last_started_of(
+    bus: &Bus,
+    tenant: &Tenant,
+    id: &SubmissionId,
+) -> Result<Option<(Event, Option<u64>)>, EventError> {
     let subject = bus.names.event(tenant, id, event_kind(&Happened::Started));
-    let Some(stored) = bus.get_last(&bus.names.events_stream(), &subject).await? else {
+    let stream = bus.names.events_stream();
+    let look = async || match bus.get_last(&stream, &subject).await {
+        // Without a stream there is nothing that it could know.
+        Err(ApiError::NoResponders { .. }) => Ok(None),
+        looked => looked,
+    };
+    let Some(stored) = sit_out(bus.outage_timeout, look).await? else {
         return Ok(None);
     };
     let encoding = Encoding::of_content_type(header_of(&stored.headers, header::CONTENT_TYPE))?;
-    Ok(Some(encoding.decode(&stored.body)?))
+    let sequence = header_of(&stored.headers, header::SEQUENCE);
+    let sequence = sequence.and_then(|sequence| sequence.parse().ok());
+    Ok(Some((encoding.decode(&stored.body)?, sequence)))
 }

@@ -7,8 +7,9 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 
 use super::{
-    api::{ApiError, Stored, header, header_of, read_direct_message},
+    api::{ApiError, Stored, code, header, header_of, read_direct_message},
     connect::Bus,
+    outage::sit_out,
 };
 
 /// What a deletion leaves behind until the bucket's age.
@@ -68,13 +69,31 @@ impl Bucket {
         Ok(ack.sequence)
     }
 
-    /// Writes `key` where its revision is still `revision`.
+    /// Writes `key` where its revision is still `revision`. An outage is sat out; a write that was not answered may be the one that
+    /// is in our way then.
     pub(super) async fn update(
         &self,
         key: &str,
         value: Bytes,
         revision: u64,
     ) -> Result<u64, ApiError> {
+        let patience = self.bus.outage_timeout;
+        let written = sit_out(patience, || self.update_once(key, value.clone(), revision)).await;
+        match written {
+            Err(error) if error.code().is_some_and(code::is_lost_race) => {
+                let entry = self.get(key).await?;
+                let is_ours = entry.value == Some(value);
+                if is_ours {
+                    Ok(entry.revision)
+                } else {
+                    Err(error)
+                }
+            }
+            written => written,
+        }
+    }
+
+    async fn update_once(&self, key: &str, value: Bytes, revision: u64) -> Result<u64, ApiError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::EXPECTED_SEQUENCE, revision.to_string());
         let ack = self
@@ -95,6 +114,33 @@ impl Bucket {
         Ok(())
     }
 
+    /// Deletes `key`, and keeps what it held before in its history.
+    pub(super) async fn mark_deleted(&self, key: &str) -> Result<(), ApiError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(OPERATION, "DEL");
+        self.bus
+            .publish_stored(&self.subject(key), headers, Bytes::new())
+            .await?;
+        Ok(())
+    }
+
+    /// What `key` held, the oldest first: `None` where it was deleted. As much as the bucket keeps.
+    pub(super) async fn history(&self, key: &str) -> Result<Vec<(u64, Option<Bytes>)>, ApiError> {
+        let mut entries = Vec::new();
+        let mut next = 1;
+        loop {
+            let which = json!({ "seq": next, "next_by_subj": self.subject(key) });
+            let Some(stored) = self.bus.get_from_leader(&self.stream(), &which).await? else {
+                return Ok(entries);
+            };
+            next = stored.sequence + 1;
+            entries.push((
+                stored.sequence,
+                (!is_deleted(&stored)).then_some(stored.body),
+            ));
+        }
+    }
+
     /// The last value of every key, at most 1,024: by one request, with no consumer left behind.
     pub(super) async fn list(&self) -> Result<Vec<Stored>, ApiError> {
         let call = format!("$JS.API.DIRECT.GET.{}", self.stream());
@@ -103,6 +149,9 @@ impl Bucket {
             waited: self.bus.request_timeout,
         };
         let inbox = self.bus.client.new_inbox();
+        if !self.bus.stands_within(self.bus.request_timeout).await {
+            return Err(ApiError::NotConnected);
+        }
         let mut answers = self
             .bus
             .client

@@ -1,5 +1,6 @@
 //! Brings a server to the state of [`Definitions`]: creates what is missing, updates what differs, and refuses a change that
-//! would lose data. Applying twice changes nothing the second time, and nothing is ever deleted.
+//! would lose data. Applying twice changes nothing the second time, and nothing is ever deleted, but for one stream of which nothing
+//! is promised: see `make_anew`.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -32,6 +33,8 @@ pub enum Outcome {
     Unchanged,
     /// It differs in a way that would lose data, or that the server refuses; it was left as it is. Why.
     Refused(Vec<String>),
+    /// It is as it should be, but not every copy of it: a server is away, or has not caught up yet. Which.
+    Degraded(Vec<String>),
 }
 
 /// Provisioning stopped.
@@ -66,12 +69,13 @@ async fn walk(bus: &Bus, config: &Config, change: bool) -> Result<Vec<Report>, P
         let object = Object::stream(&stream);
         let outcome = object.bring_about(bus, change).await?;
         let stream_exists = change || outcome != Outcome::Created;
+        let stream_stays = matches!(outcome, Outcome::Refused(_));
         reports.push(Report {
             object: object.title.clone(),
             outcome,
         });
         for (name, config) in &stream.consumers {
-            let object = Object::consumer(&stream.name, name, config);
+            let object = Object::consumer(&stream.name, name, config, stream_stays);
             let outcome = if stream_exists {
                 object.bring_about(bus, change).await?
             } else {
@@ -95,6 +99,8 @@ struct Object<'a> {
     update: String,
     /// The name of the stream, for a consumer.
     consumer_of: Option<&'a str>,
+    /// The stream was left as it is: a consumer has no more copies than that.
+    stream_stays: bool,
 }
 
 /// What the server has.
@@ -103,6 +109,53 @@ struct Info {
     config: Map<String, Value>,
     #[serde(default)]
     state: State,
+    #[serde(default)]
+    cluster: Copies,
+}
+
+/// Where the copies of a stream or consumer are.
+#[derive(Default, Deserialize)]
+struct Copies {
+    #[serde(default)]
+    leader: String,
+    #[serde(default)]
+    replicas: Vec<Copy>,
+}
+
+/// A copy that does not lead.
+#[derive(Deserialize)]
+struct Copy {
+    name: String,
+    #[serde(default)]
+    current: bool,
+    #[serde(default)]
+    offline: bool,
+}
+
+impl Copies {
+    /// What keeps the copies from being as many as are `wanted`.
+    fn missing(&self, wanted: &Value) -> Vec<String> {
+        let wanted = wanted.as_u64().unwrap_or(1);
+        if wanted <= 1 {
+            return Vec::new();
+        }
+        let mut missing = Vec::new();
+        if self.leader.is_empty() {
+            missing.push("it has no leader".to_owned());
+        }
+        for copy in &self.replicas {
+            if copy.offline {
+                missing.push(format!("the copy on {} is away", copy.name));
+            } else if !copy.current {
+                missing.push(format!("the copy on {} is behind", copy.name));
+            }
+        }
+        let there = self.replicas.len() as u64 + 1;
+        if there < wanted {
+            missing.push(format!("{there} of {wanted} copies are made"));
+        }
+        missing
+    }
 }
 
 /// What a stream holds.
@@ -126,10 +179,11 @@ impl<'a> Object<'a> {
             create: format!("STREAM.CREATE.{name}"),
             update: format!("STREAM.UPDATE.{name}"),
             consumer_of: None,
+            stream_stays: false,
         }
     }
 
-    fn consumer(stream: &'a str, name: &str, wanted: &'a Value) -> Self {
+    fn consumer(stream: &'a str, name: &str, wanted: &'a Value, stream_stays: bool) -> Self {
         let create = format!("CONSUMER.DURABLE.CREATE.{stream}.{name}");
         Self {
             title: format!("consumer {stream}/{name}"),
@@ -138,6 +192,7 @@ impl<'a> Object<'a> {
             update: create.clone(),
             create,
             consumer_of: Some(stream),
+            stream_stays,
         }
     }
 
@@ -162,7 +217,20 @@ impl<'a> Object<'a> {
         };
         let differences = differences(self.wanted, &current.config);
         if differences.is_empty() {
-            return Ok(Outcome::Unchanged);
+            let missing = current.cluster.missing(&self.wanted["num_replicas"]);
+            return Ok(if missing.is_empty() {
+                Outcome::Unchanged
+            } else {
+                Outcome::Degraded(missing)
+            });
+        }
+        let mut shown: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        if self.cannot_be_copied(&current.config) {
+            shown.push(
+                "it is made anew: what it holds is lost, and is nothing that was promised"
+                    .to_owned(),
+            );
+            return self.make_anew(bus, change, Outcome::Updated(shown)).await;
         }
         let refusals: Vec<_> = differences
             .iter()
@@ -176,9 +244,33 @@ impl<'a> Object<'a> {
             config.insert(difference.key.clone(), difference.wanted.clone());
         }
         let body = self.body(Value::Object(config), "update");
-        let shown = differences.iter().map(ToString::to_string).collect();
         self.send(bus, change, &self.update, &body, Outcome::Updated(shown))
             .await
+    }
+
+    /// Whether it has one copy and cannot have more: the server refuses to add them to a stream that it writes out when it likes,
+    /// which is one of which nothing is promised.
+    fn cannot_be_copied(&self, current: &Map<String, Value>) -> bool {
+        let is_async = |config: Option<&Value>| config == Some(&json!("async"));
+        self.consumer_of.is_none()
+            && is_async(current.get("persist_mode"))
+            && !is_async(self.wanted.get("persist_mode"))
+    }
+
+    /// Deletes the stream and creates it as it is wanted.
+    async fn make_anew(
+        &self,
+        bus: &Bus,
+        change: bool,
+        done: Outcome,
+    ) -> Result<Outcome, ProvisionError> {
+        if change {
+            let delete = self.info.replacen("INFO", "DELETE", 1);
+            let deleted = bus.api::<Value>(&delete, &Value::Null).await;
+            deleted.map_err(|source| self.failed(source))?;
+        }
+        let body = self.body(self.wanted.clone(), "create");
+        self.send(bus, change, &self.create, &body, done).await
     }
 
     fn body(&self, config: Value, action: &str) -> Value {
@@ -204,7 +296,11 @@ impl<'a> Object<'a> {
             Err(ApiError::Refused { code, description }) => {
                 let hint = match code {
                     10047 | 10028 => {
-                        ": raise max_file_store (max_memory_store for EVENTS) in the server's configuration, or lower the sizes in [nats]"
+                        ": raise max_file_store (on a cluster max_memory_store for EVENTS) in the server's configuration, or lower the sizes in [nats]"
+                    }
+                    code::NO_CLUSTER => ": nats.replicas over 1 needs a cluster of as many servers",
+                    code::NO_PEERS => {
+                        ": nats.replicas needs as many servers that are up, each with room for the stream (max_file_store)"
                     }
                     _ => "",
                 };
@@ -235,6 +331,15 @@ impl<'a> Object<'a> {
                 "{difference}: {why}. Move its messages to a new one by hand"
             ))
         };
+        if key == "num_replicas" && limit(wanted) < limit(current) {
+            return Some(format!(
+                "{difference}: fewer copies are never made by accident. Set nats.replicas to {current}, or take them away with \
+                 NATS's own tools first"
+            ));
+        }
+        if key == "num_replicas" && self.stream_stays {
+            return Some(format!("{difference}: its stream was left as it is"));
+        }
         if self.consumer_of.is_some() {
             return match key.as_str() {
                 "ack_policy" | "deliver_policy" | "filter_subject" | "mem_storage" => {

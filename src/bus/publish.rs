@@ -1,8 +1,14 @@
-//! A service publishes a submission: stored, or refused there and then with the reason. No `Nats-Msg-Id` is sent, so an
-//! acknowledgement never means "a duplicate": an id that is queued or running is refused by its subject.
+//! A service publishes a submission, an operator has one run again: stored, or refused there and then with the reason.
+//!
+//! With a service's submission no `Nats-Msg-Id` is sent, so an acknowledgement never means "a duplicate": an id that is queued or
+//! running is refused by its subject. A replay sends one, of its generation: a publish that arrives late is not stored again.
 
-use async_nats::HeaderMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     api::{ApiError, code, header},
@@ -10,17 +16,43 @@ use super::{
 };
 use crate::submission::{
     encoding::Encoding,
-    names::{Lane, SubmissionId, Tenant},
+    names::{Digest, Lane, SubmissionId, Tenant},
 };
 
 /// The largest submission, in bytes, headers included; what the queue's `max_msg_size` says.
 pub const MAX_SUBMISSION_BYTES: usize = 512 << 10;
+
+/// What a publisher is told to wait at least before it tries a full queue again. Room comes as fast as submissions end, which
+/// nobody knows ahead: long enough that the tries of many publishers are no load of their own.
+pub const QUEUE_FULL_WAIT: Duration = Duration::from_secs(5);
+
+/// Before another try of a publish that passed for another reason.
+const PASSING_WAIT: Duration = Duration::from_secs(1);
 
 /// A submission that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
     /// Its place in the tenant's queue.
     pub sequence: u64,
+}
+
+/// A submission that is to run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Republication {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Where it is to be queued.
+    pub lane: Lane,
+    /// Which.
+    pub id: SubmissionId,
+    /// The generation that it makes: one more than the last.
+    pub generation: u64,
+    /// As the service published it, or as it was edited.
+    pub body: Vec<u8>,
+    /// The `Content-Type` as it came.
+    pub content_type: Option<String>,
+    /// The headers that it has besides; see [`kept_headers`]. The generation's own go before them.
+    pub headers: BTreeMap<String, String>,
 }
 
 /// A submission that is not stored, or of which that is not known.
@@ -43,7 +75,10 @@ pub enum PublishError {
         id: SubmissionId,
     },
     /// The tenant has too much queued.
-    #[error("the queue of {tenant} is full ({description}): try again later")]
+    #[error(
+        "the queue of {tenant} is full ({description}): nothing was stored. Try again in {} s, and wait longer each time",
+        QUEUE_FULL_WAIT.as_secs()
+    )]
     QueueFull {
         /// Whose.
         tenant: Tenant,
@@ -55,6 +90,14 @@ pub enum PublishError {
     TooLarge {
         /// Of the body, in bytes.
         size: usize,
+    },
+    /// The tenant's queue has no leader at this moment. Publishing it again is safe.
+    #[error(
+        "the queue of {tenant} has no leader at this moment: the submission was not stored. Publish it again"
+    )]
+    NoLeader {
+        /// Whose.
+        tenant: Tenant,
     },
     /// Nothing was heard: it may be stored. Publishing it again under the same id is safe.
     #[error(
@@ -72,11 +115,24 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// How long to wait at least before the same publish is tried again; `None` where that is in vain.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { .. } => Some(QUEUE_FULL_WAIT),
+            error if error.is_passing() => Some(PASSING_WAIT),
+            _ => None,
+        }
+    }
+
     /// Whether the same publish may succeed later.
     pub const fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::QueueFull { .. } | Self::Unknown(_) | Self::NoConnection | Self::Refused(_)
+            Self::QueueFull { .. }
+                | Self::NoLeader { .. }
+                | Self::Unknown(_)
+                | Self::NoConnection
+                | Self::Refused(_)
         )
     }
 }
@@ -102,26 +158,89 @@ impl Bus {
             Ok(ack) => Ok(Published {
                 sequence: ack.sequence,
             }),
-            Err(error) => Err(told(error, tenant, lane, id, size)),
+            Err(ApiError::NoResponders { .. }) => Err(self.nobody(tenant, lane, &subject).await),
+            Err(error) => Err(told(error, tenant, id, size)),
+        }
+    }
+
+    /// Why nobody takes a submission: no stream has its subject, or the one that has it has no leader.
+    async fn nobody(&self, tenant: &Tenant, lane: Lane, subject: &str) -> PublishError {
+        #[derive(Deserialize)]
+        struct Names {
+            streams: Option<Vec<String>>,
+        }
+        let which = json!({ "subject": subject });
+        // Who leads the streams may not know yet that it has lost its cluster: that it answers says nothing for this server.
+        let names = self.read_api::<Names>("STREAM.NAMES", &which).await;
+        let tenant = tenant.clone();
+        match names {
+            Ok(Names { streams }) if streams.as_ref().is_none_or(Vec::is_empty) => {
+                self.is_of_use();
+                PublishError::NoSuchQueue { tenant, lane }
+            }
+            _ => PublishError::NoLeader { tenant },
+        }
+    }
+
+    /// Publishes a submission's next generation and waits until it is stored. Whether it is this call that stored it: not where an
+    /// earlier one of the same generation was.
+    pub async fn publish_again(&self, again: &Republication) -> Result<bool, PublishError> {
+        let Republication {
+            tenant,
+            lane,
+            id,
+            generation,
+            ..
+        } = again;
+        let size = again.body.len();
+        let mut headers = HeaderMap::new();
+        for (name, value) in &again.headers {
+            // What came in a header fits one.
+            if let (Ok(name), Ok(value)) =
+                (name.parse::<HeaderName>(), value.parse::<HeaderValue>())
+            {
+                headers.insert(name, value);
+            }
+        }
+        if let Some(content_type) = &again.content_type {
+            headers.insert(header::CONTENT_TYPE, content_type.as_str());
+        }
+        headers.insert(header::GENERATION, generation.to_string());
+        headers.insert(header::MESSAGE_ID, format!("{tenant}.{id}.{generation}"));
+        let subject = self.names.submission(tenant, *lane, id.as_str());
+        let stored = self.publish_stored(&subject, headers, again.body.clone().into());
+        match stored.await {
+            Ok(ack) => Ok(!ack.duplicate),
+            Err(ApiError::NoResponders { .. }) => Err(self.nobody(tenant, *lane, &subject).await),
+            Err(error) => Err(told(error, tenant, id, size)),
         }
     }
 }
 
+/// The headers of a submission that its dead letter and its replays keep: ours and the trace's.
+pub fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let kept =
+        |name: &str| name.starts_with("Envicutor-") || matches!(name, "traceparent" | "tracestate");
+    let pairs = headers.iter().filter(|(name, _)| kept(name.as_ref()));
+    pairs
+        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
+        .collect()
+}
+
+/// The digest of the body that the service published: a replay may carry another body, and names the first one's. The header
+/// counts for a replay alone.
+pub fn submission_digest(generation: u64, named: Option<&str>, body: &[u8]) -> Digest {
+    let named = named.filter(|_| generation > 0);
+    named
+        .and_then(|digest| digest.parse().ok())
+        .unwrap_or_else(|| Digest::of(body))
+}
+
 /// What the publisher is told.
-fn told(
-    error: ApiError,
-    tenant: &Tenant,
-    lane: Lane,
-    id: &SubmissionId,
-    size: usize,
-) -> PublishError {
+fn told(error: ApiError, tenant: &Tenant, id: &SubmissionId, size: usize) -> PublishError {
     match error {
-        ApiError::NoResponders { .. } => PublishError::NoSuchQueue {
-            tenant: tenant.clone(),
-            lane,
-        },
         ApiError::NotConnected => PublishError::NoConnection,
-        ApiError::Timeout { .. } => PublishError::Unknown(error),
+        ApiError::Timeout { .. } | ApiError::Unavailable { .. } => PublishError::Unknown(error),
         ApiError::TooLarge
         | ApiError::Refused {
             code: code::MESSAGE_TOO_LARGE,

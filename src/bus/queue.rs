@@ -1,5 +1,4 @@
-//! A worker's side of a tenant's queue: take one message, renew it, hand it back, acknowledge it; and what an operator or a
-//! cancellation does to a message that is queued.
+//! A worker's side of a tenant's queue: take one message, renew it, hand it back, acknowledge it; and whether an id is queued.
 //!
 //! The invariant: a message that the server handed out is given to the caller, handed back, or left to its `ack_wait`; it is
 //! never acknowledged here, but for one that no result can be published for (see [`MAX_RAW_ID_BYTES`]).
@@ -9,13 +8,17 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
     api::{ApiError, Stored},
     connect::Bus,
+    outage::{Outage, sit_out},
     quarantine,
     subjects::Address,
 };
@@ -31,12 +34,20 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Nothing could be taken from a queue, or a delivery not be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// There is no such queue: the tenant is not provisioned.
+    /// The queue has no leader at this moment, or the tenant is not provisioned.
     #[error(
-        "there is no queue for the tenant {tenant} and the lane {lane}: run `envicutor nats apply` with it in nats.tenants"
+        "nobody hands out messages of the tenant {tenant} and the lane {lane}: the queue has no leader at this moment, or is none (`envicutor nats apply` with the tenant in nats.tenants makes it)"
     )]
-    NoSuchQueue {
+    Nobody {
+        /// Whose.
+        tenant: Tenant,
         /// Which.
+        lane: Lane,
+    },
+    /// The pull got no answer: who led the queue is gone, or the connection broke.
+    #[error("a pull of the tenant {tenant} and the lane {lane} got no answer")]
+    Unanswered {
+        /// Whose.
         tenant: Tenant,
         /// Which.
         lane: Lane,
@@ -49,6 +60,16 @@ pub enum QueueError {
     Api(#[from] ApiError),
 }
 
+impl Outage for QueueError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Nobody { .. } | Self::Unanswered { .. } => true,
+            Self::Api(error) => error.is_outage(),
+            Self::Closed(_) => false,
+        }
+    }
+}
+
 /// Takes messages for one slot, one at a time, over an inbox of its own.
 #[derive(Debug)]
 pub struct Puller {
@@ -59,6 +80,8 @@ pub struct Puller {
     pulls: u64,
     /// A pull was sent whose answer has not been seen.
     outstanding: bool,
+    /// What is listened to for the last words of inboxes that were given up. Ends with this.
+    late: JoinSet<()>,
 }
 
 impl Puller {
@@ -71,6 +94,7 @@ impl Puller {
             answers,
             pulls: 0,
             outstanding: false,
+            late: JoinSet::new(),
         })
     }
 
@@ -81,42 +105,85 @@ impl Puller {
         tenant: &Tenant,
         lane: Lane,
     ) -> Result<Option<Delivery>, QueueError> {
+        let asked = Instant::now();
+        let pulled = self.pull_once(tenant, lane).await;
+        self.bus.heard(asked, &pulled).await;
+        pulled
+    }
+
+    async fn pull_once(
+        &mut self,
+        tenant: &Tenant,
+        lane: Lane,
+    ) -> Result<Option<Delivery>, QueueError> {
+        while self.late.try_join_next().is_some() {}
+        let patience = self.bus.read_timeout;
+        if !self.bus.stands_within(patience).await {
+            return Err(ApiError::NotConnected.into());
+        }
         if self.outstanding {
             self.renew_inbox().await?;
         }
-        self.pulls += 1;
-        let reply = format!("{}.{}", self.inbox, self.pulls);
-        let stream = self.bus.names.submissions_stream(tenant);
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{lane}");
-        self.outstanding = true;
-        self.bus
-            .client
-            .publish_with_reply(
-                subject,
-                reply.clone(),
-                r#"{"batch":1,"no_wait":true}"#.into(),
-            )
-            .await
-            .map_err(|error| QueueError::Closed(error.to_string()))?;
-        let Ok(answer) = tokio::time::timeout(self.bus.request_timeout, self.answer(&reply)).await
-        else {
-            tracing::warn!(%tenant, %lane, "a pull got no answer");
-            self.renew_inbox().await?;
-            if let Err(error) = quarantine::remove_unreadable(&self.bus, tenant, lane).await {
-                tracing::warn!(%tenant, %lane, %error, "the queue could not be searched for messages that nobody can read");
-            }
-            return Ok(None);
+        let connects = self.bus.connects();
+        let bus = self.bus.clone();
+        let asked_at = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(patience, self.ask(tenant, lane)) => answer.ok(),
+            () = bus.broken(connects) => None,
         };
-        let message = answer?;
+        let Some(answer) = answer else {
+            self.renew_inbox().await?;
+            if self.bus.connects() != connects || !self.bus.is_connected() {
+                self.search(tenant, lane).await;
+            }
+            return Err(QueueError::Unanswered {
+                tenant: tenant.clone(),
+                lane,
+            });
+        };
+        let (reply, message) = answer?;
         self.outstanding = false;
         match message.status {
-            _ if message.subject.as_str() != reply => self.delivery(message).await,
-            Some(StatusCode::NO_RESPONDERS) => Err(QueueError::NoSuchQueue {
+            _ if message.subject.as_str() != reply => self.delivery(message, asked_at).await,
+            Some(StatusCode::NO_RESPONDERS) => Err(QueueError::Nobody {
                 tenant: tenant.clone(),
                 lane,
             }),
             // 404: nothing waits. 408, 409: nothing for us now.
             _ => Ok(None),
+        }
+    }
+
+    /// Sends a pull and waits for its answer: the subject that it was expected on, and the message.
+    async fn ask(&mut self, tenant: &Tenant, lane: Lane) -> Result<(String, Message), QueueError> {
+        self.pulls += 1;
+        let reply = format!("{}.{}", self.inbox, self.pulls);
+        let stream = self.bus.names.submissions_stream(tenant);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{lane}");
+        self.outstanding = true;
+        let sent = self.bus.client.publish_with_reply(
+            subject,
+            reply.clone(),
+            r#"{"batch":1,"no_wait":true}"#.into(),
+        );
+        sent.await
+            .map_err(|error| QueueError::Closed(error.to_string()))?;
+        let message = self.answer(&reply).await?;
+        Ok((reply, message))
+    }
+
+    /// The connection broke while a message may have been on its way: perhaps one that nobody can read, and that breaks it again.
+    async fn search(&self, tenant: &Tenant, lane: Lane) {
+        let search = quarantine::remove_unreadable(&self.bus, tenant, lane);
+        match timeout(self.bus.request_timeout, search).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%tenant, %lane, %error, "the queue could not be searched for messages that nobody can read");
+            }
+            Err(_) => {
+                tracing::warn!(%tenant, %lane, "the queue was not searched to its end for messages that nobody can read");
+            }
         }
     }
 
@@ -135,8 +202,12 @@ impl Puller {
         }
     }
 
-    async fn delivery(&self, message: Message) -> Result<Option<Delivery>, QueueError> {
-        let Some(delivery) = Delivery::read(&self.bus, message) else {
+    async fn delivery(
+        &self,
+        message: Message,
+        asked_at: Instant,
+    ) -> Result<Option<Delivery>, QueueError> {
+        let Some(delivery) = Delivery::read(&self.bus, message, asked_at) else {
             return Err(QueueError::Api(ApiError::Answer {
                 subject: self.inbox.clone(),
                 message: "a message came that is not a submission's delivery".to_owned(),
@@ -166,7 +237,7 @@ impl Puller {
         let bus = self.bus.clone();
         let hand_back_late = async move {
             while let Some(message) = old.next().await {
-                if let Some(late) = Delivery::read(&bus, message) {
+                if let Some(late) = Delivery::read(&bus, message, Instant::now()) {
                     tracing::info!(tenant = %late.address.tenant, id = %late.address.raw_id, "handed back a late delivery");
                     if let Err(error) = late.hand_back(Duration::ZERO).await {
                         tracing::warn!(%error, "a late delivery waits for its ack_wait");
@@ -174,8 +245,10 @@ impl Puller {
                 }
             }
         };
-        // Past this the message waits for its `ack_wait`.
-        let _ = tokio::time::timeout(LAST_WORDS, hand_back_late).await;
+        // Past this the message waits for its `ack_wait`. The next pull need not wait for it.
+        self.late.spawn(async move {
+            let _ = timeout(LAST_WORDS, hand_back_late).await;
+        });
         Ok(())
     }
 }
@@ -205,13 +278,15 @@ pub struct Delivery {
     pub stream_sequence: u64,
     /// When JetStream stored it.
     pub published_at: OffsetDateTime,
+    /// When it was asked for: the server's `ack_wait` began no earlier.
+    pub asked_at: Instant,
     reply: String,
     bus: Bus,
 }
 
 impl Delivery {
     /// `None` for a message that is no delivery of a submission.
-    fn read(bus: &Bus, message: Message) -> Option<Self> {
+    fn read(bus: &Bus, message: Message, asked_at: Instant) -> Option<Self> {
         let address = bus.names.address(&message.subject)?;
         let reply = message.reply?.to_string();
         let place = Place::read(&reply)?;
@@ -223,6 +298,7 @@ impl Delivery {
             num_pending: place.num_pending,
             stream_sequence: place.stream_sequence,
             published_at: place.published_at,
+            asked_at,
             reply,
             bus: bus.clone(),
         })
@@ -234,8 +310,12 @@ impl Delivery {
         self.tell("+WPI".into()).await
     }
 
-    /// Gives it to another worker (or this one again) after `delay`; at zero the workers are woken for it.
+    /// Gives it to another worker (or this one again) after `delay`; at zero the workers are woken for it. Told now or not at all: a
+    /// late one would take the next delivery from its worker, and without one the message comes again after `ack_wait`.
     pub async fn hand_back(&self, delay: Duration) -> Result<(), QueueError> {
+        if !self.bus.is_connected() {
+            return Err(ApiError::NotConnected.into());
+        }
         if !delay.is_zero() {
             let nak = format!(
                 "-NAK {}",
@@ -254,15 +334,29 @@ impl Delivery {
         woken.map_err(|error| QueueError::Closed(error.to_string()))
     }
 
-    /// Removes it from the queue, and waits until the server has. Only after its result is stored.
+    /// Removes it from the queue, and waits until the server has. Only after its result is stored: then it may be told late, and
+    /// again, so that an outage is sat out.
     pub async fn ack(&self) -> Result<(), QueueError> {
-        self.tell("+ACK".into()).await
+        sit_out(self.bus.outage_timeout, || self.tell("+ACK".into())).await
     }
 
     /// Sends an acknowledgement of any kind and waits for the server's own.
     async fn tell(&self, what: Bytes) -> Result<(), QueueError> {
-        self.bus.ask(&self.reply, HeaderMap::new(), what).await?;
-        Ok(())
+        let (patience, headers) = (self.bus.request_timeout, HeaderMap::new());
+        // The server confirms with an empty message; what else comes is no confirmation.
+        let read = |subject: &str, answer: &[u8]| {
+            if answer.is_empty() {
+                return Ok(());
+            }
+            Err(ApiError::Answer {
+                subject: subject.to_owned(),
+                message: format!("expected nothing, got {} bytes", answer.len()),
+            })
+        };
+        let told = self
+            .bus
+            .ask_leader(patience, &self.reply, headers, what, read);
+        Ok(told.await?)
     }
 }
 
@@ -305,19 +399,6 @@ pub async fn find_queued(
     let subject = bus.names.submission_in_any_lane(tenant, id.as_str());
     let stored = bus.get_last_matching(&stream, &subject).await?;
     Ok(stored.and_then(|stored| Some((bus.names.address(&stored.subject)?.lane, stored))))
-}
-
-/// Removes this id from the tenant's queue, in whatever lane, queued or running. Whoever runs it is not told: the result of the
-/// cancellation tells it. Returns how many messages were removed.
-pub async fn remove_queued(bus: &Bus, tenant: &Tenant, id: &SubmissionId) -> Result<u64, ApiError> {
-    #[derive(Deserialize)]
-    struct Purged {
-        purged: u64,
-    }
-    let call = format!("STREAM.PURGE.{}", bus.names.submissions_stream(tenant));
-    let filter = bus.names.submission_in_any_lane(tenant, id.as_str());
-    let purged: Purged = bus.api(&call, &json!({ "filter": filter })).await?;
-    Ok(purged.purged)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::{api::ApiError, connect::Bus, kv::Bucket};
 use crate::submission::{
     names::{RuntimeRef, Tenant},
     result::Isolation,
+    units::ByteSize,
 };
 
 /// What a worker says of itself.
@@ -18,10 +19,16 @@ pub struct Heartbeat {
     pub host: String,
     /// The program's version.
     pub version: String,
+    /// Whether it takes work.
+    #[serde(default)]
+    pub state: WorkerState,
     /// Submissions at a time.
     pub slots: usize,
     /// What it runs.
     pub running: Vec<Running>,
+    /// Memory for all submissions together; 0 where an older version does not say.
+    #[serde(default)]
+    pub memory_bytes: ByteSize,
     /// What it gives.
     pub isolation: Isolation,
     /// The runtimes whose images it has.
@@ -34,6 +41,24 @@ pub struct Heartbeat {
     pub seen_at: OffsetDateTime,
 }
 
+/// Whether a worker takes work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It does.
+    #[default]
+    Ready,
+    /// An operator told it not to.
+    Cordoned,
+    /// It finishes what runs, and ends.
+    Draining,
+    /// It cannot run anything: its Docker Engine fails.
+    Unhealthy,
+    /// A later version's word.
+    #[serde(other)]
+    Unknown,
+}
+
 /// A submission that a worker runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
@@ -44,6 +69,9 @@ pub struct Running {
     /// Since when.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
+    /// The memory that the worker holds for it; 0 where an older version does not say.
+    #[serde(default)]
+    pub memory_bytes: ByteSize,
 }
 
 /// The registry could not be used.

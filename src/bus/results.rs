@@ -9,10 +9,12 @@ use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{
     api::{ApiError, Stored, code, generation_of, header, header_of},
     connect::Bus,
+    outage::{Backoff, Outage},
 };
 use crate::submission::{
     encoding::{Encoding, EncodingError},
@@ -103,6 +105,16 @@ pub enum ResultError {
     Subscribe(String),
 }
 
+impl Outage for ResultError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Unknown { .. } => true,
+            Self::Api(error) => error.is_outage(),
+            Self::TooLarge { .. } | Self::Unreadable { .. } | Self::Subscribe(_) => false,
+        }
+    }
+}
+
 /// The results of a fleet.
 #[derive(Debug, Clone)]
 pub struct Results {
@@ -133,7 +145,7 @@ impl Results {
         patience: Duration,
     ) -> Result<Settled, ResultError> {
         let started = Instant::now();
-        let mut wait = RETRY_FIRST;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         // The first generation most likely finds nothing; a replay most likely finds the one before.
         let mut expected = if settlement.generation == 0 {
             Ok(0)
@@ -151,6 +163,7 @@ impl Results {
                 Err(Looked::Failed(error)) => return Err(error),
             };
             give_up_on(settlement, &last)?;
+            let wait = backoff.next_wait();
             if started.elapsed() + wait > patience {
                 // The last word is what stands, not what an answer said.
                 return match self.look(settlement).await {
@@ -163,11 +176,10 @@ impl Results {
                     }),
                 };
             }
+            tracing::debug!(%last, "a settlement was not acknowledged: what stands is looked at");
             expected = self.look(settlement).await;
             if !matches!(expected, Err(Looked::Stands(_))) {
-                tracing::debug!(%last, "a settlement is tried again");
                 tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MOST);
             }
         }
     }
@@ -192,10 +204,12 @@ impl Results {
         headers.insert(header::GENERATION, settlement.generation.to_string());
         headers.insert(header::EXPECTED_SEQUENCE, expected.to_string());
         let subject = self.bus.names.settle(settlement.tenant, settlement.raw_id);
+        fail_point!(Settle, settlement.raw_id, ApiError::NotConnected);
         let ack = self
             .bus
             .publish_stored(&subject, headers, settlement.body.clone())
             .await?;
+        fail_point!(Stored, settlement.raw_id, ApiError::NotConnected);
         Ok(ack.sequence)
     }
 
@@ -267,11 +281,14 @@ impl Results {
         tenant: &Tenant,
         raw_id: &str,
     ) -> Result<ResultListener, ResultError> {
+        // While there is no connection the client's queue may be full.
         let subscriber = self
             .bus
             .client
-            .subscribe(self.bus.names.result(tenant, raw_id))
-            .await;
+            .subscribe(self.bus.names.result(tenant, raw_id));
+        let subscriber = timeout(self.bus.request_timeout, subscriber)
+            .await
+            .map_err(|_| ApiError::NotConnected)?;
         let subscriber = subscriber.map_err(|error| ResultError::Subscribe(error.to_string()))?;
         Ok(ResultListener { subscriber })
     }

@@ -73,6 +73,11 @@ impl Names {
         self.subject("submissions", &[tenant.as_str(), "*", raw_id])
     }
 
+    /// Everything that is queued of a tenant.
+    pub fn queued(&self, tenant: &Tenant) -> String {
+        self.subject("submissions", &[tenant.as_str(), ">"])
+    }
+
     /// Where the server tells that a submission was stored.
     pub fn wake(&self, tenant: &Tenant, lane: Lane, raw_id: &str) -> String {
         self.subject("wake", &[tenant.as_str(), lane.as_str(), raw_id])
@@ -108,6 +113,22 @@ impl Names {
         self.subject("dead", &[tenant.as_str(), id.as_str()])
     }
 
+    /// The dead letters of a tenant and an id, or of all.
+    pub fn dead_letters(&self, tenant: Option<&Tenant>, id: Option<&SubmissionId>) -> String {
+        let tenant = tenant.map_or("*", Tenant::as_str);
+        self.subject("dead", &[tenant, id.map_or("*", SubmissionId::as_str)])
+    }
+
+    /// Where a submission that is over is kept.
+    pub fn history(&self, tenant: &Tenant, lane: Lane, raw_id: &str) -> String {
+        self.subject("history", &[tenant.as_str(), lane.as_str(), raw_id])
+    }
+
+    /// The same whatever its lane.
+    pub fn history_in_any_lane(&self, tenant: &Tenant, raw_id: &str) -> String {
+        self.subject("history", &[tenant.as_str(), "*", raw_id])
+    }
+
     /// Where to ask for a cancellation.
     pub fn cancel(&self, tenant: &Tenant, id: &SubmissionId) -> String {
         self.subject("cancel", &[tenant.as_str(), id.as_str()])
@@ -118,6 +139,16 @@ impl Names {
         self.subject("cancel", &["*", "*"])
     }
 
+    /// Where a worker is told something.
+    pub fn worker_order(&self, worker: &str, order: &str) -> String {
+        self.subject("worker", &[worker, order])
+    }
+
+    /// Everything that a worker is told.
+    pub fn worker_orders(&self, worker: &str) -> String {
+        self.subject("worker", &[worker, "*"])
+    }
+
     /// Where to ask for the catalogue.
     pub fn info_runtimes(&self) -> String {
         self.subject("info", &["runtimes"])
@@ -126,6 +157,33 @@ impl Names {
     /// Where to ask for the ceilings.
     pub fn info_limits(&self) -> String {
         self.subject("info", &["limits"])
+    }
+
+    /// Where a runtime to install is published. The name is any token.
+    pub fn installation(&self, name: &str) -> String {
+        self.subject("installations", &[name])
+    }
+
+    /// The name in the subject of an installation.
+    pub fn installation_name<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        let name = rest.strip_prefix(".installations.")?;
+        (!name.is_empty() && !name.contains('.')).then_some(name)
+    }
+
+    /// What is told while a runtime is installed. No tenant's name begins so.
+    pub fn installation_event(&self, name: &str, kind: &str) -> String {
+        self.subject("events", &["_installations", name, kind])
+    }
+
+    /// Every change of a bucket.
+    pub fn changes(&self, bucket: &str) -> String {
+        format!("$KV.{}.>", self.bucket(bucket))
+    }
+
+    /// The stream of runtimes to install.
+    pub fn installations_stream(&self) -> String {
+        format!("{}INSTALLATIONS", self.stream_prefix())
     }
 
     /// A tenant's queue.
@@ -148,19 +206,34 @@ impl Names {
         format!("{}DEAD_LETTERS", self.stream_prefix())
     }
 
-    /// The bucket `name`: `attempts`, `workers`, `runtimes` or `tenants`.
+    /// The stream of the submissions that are over.
+    pub fn history_stream(&self) -> String {
+        format!("{}HISTORY", self.stream_prefix())
+    }
+
+    /// The bucket `name`: `attempts`, `replays`, `workers`, `runtimes`, `tenants` or `installations`.
     pub fn bucket(&self, name: &str) -> String {
         format!("{}{name}", self.stream_prefix())
     }
 
-    /// The submission that a subject names, be it the one of its delivery or of its wake. `None` for a subject of another
+    /// The bucket of a tenant's blobs.
+    pub fn blobs_bucket(&self, tenant: &Tenant) -> String {
+        self.bucket(&format!("blobs-{tenant}"))
+    }
+
+    /// The bucket of the images of runtimes.
+    pub fn images_bucket(&self) -> String {
+        self.bucket("images")
+    }
+
+    /// The submission that a subject names, be it the one of its delivery, of its wake or of its history. `None` for a subject of another
     /// kind or prefix, or a tenant or lane that cannot be.
     pub fn address(&self, subject: &str) -> Option<Address> {
         let mut tokens = subject
             .strip_prefix(&self.prefix)?
             .strip_prefix('.')?
             .split('.');
-        if !matches!(tokens.next()?, "submissions" | "wake") {
+        if !matches!(tokens.next()?, "submissions" | "wake" | "history") {
             return None;
         }
         let (tenant, lane, raw_id) = (tokens.next()?, tokens.next()?, tokens.next()?);

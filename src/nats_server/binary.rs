@@ -79,6 +79,30 @@ pub async fn obtain(configured: Option<&Path>, dir: &Path) -> Result<PathBuf, Bi
     Ok(program)
 }
 
+/// The path that [`obtain`] would give without obtaining anything; the error says why there is none.
+pub async fn find_any(configured: Option<&Path>, dir: &Path) -> Result<PathBuf, String> {
+    let mut candidates = on_the_path();
+    candidates.push(dir.join("bin/nats-server"));
+    if let Some(path) = configured {
+        candidates = vec![path.to_owned()];
+    }
+    let mut why = String::new();
+    for path in candidates {
+        match check(&path).await {
+            Ok(()) => return Ok(path),
+            Err(reason) => why = format!("{}: {reason}", path.display()),
+        }
+    }
+    Err(why)
+}
+
+/// Whether [`obtain`] could download one: by Python's pip.
+pub async fn can_download() -> bool {
+    python(&["-m", "pip", "--version"].map(OsStr::new))
+        .await
+        .is_ok()
+}
+
 /// Every file `nats-server` on the PATH.
 fn on_the_path() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -11,24 +11,57 @@ use std::{
 use serde::Deserialize;
 
 use super::ServerError;
-use crate::bus::{Role, credentials::Credentials, subjects::Names};
+use crate::{
+    bus::{Role, credentials::Credentials, subjects::Names},
+    config,
+    submission::names::Tenant,
+};
 
 /// The server's configuration, as it came with the program.
 const SERVER_CONF: &str = include_str!("../../nats/server.conf");
 
-/// The server's configuration for a fleet of this prefix: in the permissions each subject, stream and bucket has its name.
-pub fn server_conf(prefix: &str) -> String {
+/// What stands for each tenant in a line of the configuration.
+const BUCKET: &str = "blobs-default";
+
+/// The server's configuration for a fleet of this prefix and these tenants: in the permissions each subject, stream and bucket has its
+/// name.
+pub fn server_conf(nats: &config::Nats) -> String {
+    let prefix = &nats.prefix;
     let names = Names::new(prefix).stream_prefix();
     let mut conf = SERVER_CONF.replace("\"envicutor.", &format!("\"{prefix}."));
-    for stream in ["RESULTS", "EVENTS", "DEAD_LETTERS"] {
+    for stream in [
+        "RESULTS",
+        "EVENTS",
+        "DEAD_LETTERS",
+        "HISTORY",
+        "INSTALLATIONS",
+    ] {
         conf = conf.replace(&format!(".{stream}"), &format!(".{names}{stream}"));
     }
-    for bucket in ["attempts", "workers", "runtimes", "tenants"] {
+    for bucket in [
+        "attempts",
+        "installations",
+        "leases",
+        "replays",
+        "workers",
+        "runtimes",
+        "tenants",
+    ] {
         conf = conf
             .replace(&format!("KV_{bucket}"), &format!("KV_{names}{bucket}"))
             .replace(&format!("$KV.{bucket}"), &format!("$KV.{names}{bucket}"));
     }
-    conf
+    conf = conf
+        .replace("OBJ_images", &format!("OBJ_{names}images"))
+        .replace("$O.images", &format!("$O.{names}images"));
+    let for_tenants = |line: &str| -> String {
+        if !line.contains(BUCKET) {
+            return format!("{line}\n");
+        }
+        let of = |tenant: &Tenant| line.replace(BUCKET, &format!("{names}blobs-{tenant}")) + "\n";
+        nats.tenants.iter().map(of).collect()
+    };
+    conf.lines().map(for_tenants).collect()
 }
 
 /// What [`init`] did.
@@ -40,21 +73,32 @@ pub struct Initialized {
     pub kept: Vec<PathBuf>,
 }
 
+impl Initialized {
+    /// Writes a file, unless it is there.
+    pub(super) fn write_missing(
+        &mut self,
+        path: PathBuf,
+        content: &str,
+    ) -> Result<(), ServerError> {
+        if path.exists() {
+            self.kept.push(path);
+        } else {
+            write(&path, content)?;
+            self.written.push(path);
+        }
+        Ok(())
+    }
+}
+
 /// Makes `dir` ready for a server (`nats-server -c server.conf`) and for the programs (`nats.credentials_file`): `server.conf`,
 /// `credentials.conf`, `credentials.toml`. Nothing that is there is overwritten.
-pub fn init(dir: &Path, prefix: &str) -> Result<Initialized, ServerError> {
+pub fn init(dir: &Path, nats: &config::Nats) -> Result<Initialized, ServerError> {
     create_private_dir(dir)?;
     let mut done = Initialized {
         written: Vec::new(),
         kept: Vec::new(),
     };
-    let path = dir.join("server.conf");
-    if path.exists() {
-        done.kept.push(path);
-    } else {
-        write(&path, &server_conf(prefix))?;
-        done.written.push(path);
-    }
+    done.write_missing(dir.join("server.conf"), &server_conf(nats))?;
     let is_new = !credentials_file(dir).exists();
     let paths = [credentials_file(dir), dir.join("credentials.conf")];
     write_credentials(dir)?;
@@ -68,8 +112,11 @@ pub fn init(dir: &Path, prefix: &str) -> Result<Initialized, ServerError> {
 }
 
 /// The same for the server of a data directory, whose `server.conf` is the program's own and follows it.
-pub(super) fn write_for_own_server(dir: &Path, prefix: &str) -> Result<Credentials, ServerError> {
-    write(&dir.join("server.conf"), &server_conf(prefix))?;
+pub(super) fn write_for_own_server(
+    dir: &Path,
+    nats: &config::Nats,
+) -> Result<Credentials, ServerError> {
+    write(&dir.join("server.conf"), &server_conf(nats))?;
     write_credentials(dir)
 }
 
@@ -210,29 +257,68 @@ mod tests {
 
     #[test]
     fn permissions_follow_the_prefix() {
-        assert_eq!(server_conf("envicutor"), SERVER_CONF);
-        let conf = server_conf("lab");
+        assert_eq!(server_conf(&config::Nats::default()), SERVER_CONF);
+        let conf = server_conf(&config::Nats {
+            prefix: "lab".into(),
+            ..config::Nats::default()
+        });
         for there in [
             "\"lab.settle.>\"",
             "STREAM.MSG.DELETE.LAB_RESULTS\"",
             "PURGE.KV_LAB_attempts\"",
             "\"$KV.LAB_workers.>",
+            "\"$O.LAB_blobs-default.M.*\"",
+            "GET.OBJ_LAB_blobs-default\"",
         ] {
             assert!(conf.contains(there), "{there}");
         }
-        for gone in ["\"envicutor.", ".RESULTS", "KV_attempts", "$KV.runtimes"] {
+        for gone in [
+            "\"envicutor.",
+            ".RESULTS",
+            "KV_attempts",
+            "$KV.runtimes",
+            "OBJ_blobs",
+        ] {
             assert!(!conf.contains(gone), "{gone}");
         }
+    }
+
+    #[test]
+    fn a_service_reads_the_files_of_every_tenant_and_of_no_other() {
+        let mut nats = config::Nats::default();
+        nats.tenants.push("second".parse().expect("valid"));
+        let conf = server_conf(&nats);
+        for there in [
+            "\"$O.blobs-default.C.*\"",
+            "\"$O.blobs-second.C.*\"",
+            "GET.OBJ_blobs-second\"",
+        ] {
+            assert!(conf.contains(there), "{there}");
+        }
+        nats.tenants.remove(0);
+        assert!(!server_conf(&nats).contains("blobs-default"));
     }
 
     #[test]
     fn init_overwrites_nothing_and_keeps_passwords_private() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().join("nats");
-        assert_eq!(init(&dir, "envicutor").expect("done").written.len(), 3);
+        assert_eq!(
+            init(&dir, &config::Nats::default())
+                .expect("done")
+                .written
+                .len(),
+            3
+        );
         let credentials = Credentials::load(&credentials_file(&dir)).expect("valid");
         fs::write(dir.join("server.conf"), "# mine\n").expect("written");
-        assert_eq!(init(&dir, "envicutor").expect("done").kept.len(), 3);
+        assert_eq!(
+            init(&dir, &config::Nats::default())
+                .expect("done")
+                .kept
+                .len(),
+            3
+        );
         assert_eq!(
             Credentials::load(&credentials_file(&dir)).expect("valid"),
             credentials

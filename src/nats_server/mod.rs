@@ -4,6 +4,7 @@
 //! The invariant: one server for each data directory, and none that outlives its owner: not a crash either.
 
 pub mod binary;
+pub mod cluster;
 pub mod files;
 mod process;
 
@@ -22,6 +23,7 @@ use crate::{
     config,
 };
 use binary::BinaryError;
+pub(crate) use process::signal;
 use process::{Process, Stopped};
 
 /// How long a server may take until it answers. It reads its whole store first.
@@ -55,6 +57,9 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// Not a cluster that can work.
+    #[error("--cluster: {0}")]
+    Nodes(String),
     /// The passwords cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -122,7 +127,7 @@ impl NatsServer {
         let lock = lock(&dir, data_dir)?;
         let program = binary::obtain(config.server.as_deref(), &dir).await?;
         process::end_stale(&dir).await?;
-        let credentials = files::write_for_own_server(&dir, &config.prefix)?;
+        let credentials = files::write_for_own_server(&dir, config)?;
         files::forget_urls(&dir);
         let process = Process::start(&program, &dir, config.server_port)?;
         let mut server = Self {
@@ -215,6 +220,12 @@ pub fn running_url(data_dir: &Path, role: Role) -> Option<String> {
         Err(TryLockError::WouldBlock) => files::read_url(&dir, role),
         Ok(()) | Err(TryLockError::Error(_)) => None,
     }
+}
+
+/// The process of the server that another program runs for this data directory.
+pub fn running_pid(data_dir: &Path) -> Option<u32> {
+    let pid = std::fs::read_to_string(files::pid(&data_dir.join("nats"))).ok()?;
+    pid.trim().parse().ok()
 }
 
 fn lock(dir: &Path, data_dir: &Path) -> Result<File, ServerError> {
