@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::{
     limits::{LimitChanges, Limits},
     names::{RuntimeName, RuntimeRef, RuntimeVersion},
+    result::Isolation,
     units::{ByteSize, Micros},
 };
 
@@ -37,6 +38,25 @@ pub struct Runtime {
     pub compile: Option<StageDefaults>,
     /// How it runs.
     pub run: StageDefaults,
+    /// What starting it costs; absent until the worker that answers has measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_cost: Option<StartCost>,
+}
+
+/// What a program that does nothing takes: what every run of the runtime takes at least.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StartCost {
+    /// In which isolation it was measured.
+    pub isolation: Isolation,
+    /// CPU time of the run, in the middle of a few.
+    #[schemars(with = "u64")]
+    pub cpu_us: Micros,
+    /// The same on the wall.
+    #[schemars(with = "u64")]
+    pub wall_us: Micros,
+    /// The peak of its memory.
+    #[schemars(with = "u64")]
+    pub memory_bytes: ByteSize,
 }
 
 /// The defaults of a stage.
@@ -44,6 +64,10 @@ pub struct Runtime {
 pub struct StageDefaults {
     /// The argument vector; `{entry}` in an argument stands for the entry file's path.
     pub command: Vec<String>,
+    /// Whether this command may begin from a template: a copy of where an earlier start of it was when it first looked at the
+    /// submission's files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub template: bool,
     /// What it may use.
     #[serde(deserialize_with = "known_limits")]
     pub limits: Limits,
@@ -72,6 +96,22 @@ pub struct Ceilings {
     pub tests: usize,
     /// Inline files of a submission.
     pub files: usize,
+    /// Contents of a submission that are in the object store.
+    pub blobs: usize,
+    /// Each of them, in bytes.
+    #[schemars(with = "u64")]
+    pub blob_bytes: ByteSize,
+    /// All of them together, one that is named more than once counted once, in bytes.
+    #[schemars(with = "u64")]
+    pub blob_total_bytes: ByteSize,
+    /// An archive as it is packed, in bytes.
+    #[schemars(with = "u64")]
+    pub archive_bytes: ByteSize,
+    /// Files that are kept of the work directory after the last run.
+    pub collect_files: u64,
+    /// The same together, in bytes.
+    #[schemars(with = "u64")]
+    pub collect_bytes: ByteSize,
     /// Arguments of a stage: command, `args` and a test's together.
     pub arguments: usize,
     /// Arguments and environment of a stage together, in bytes.
@@ -130,6 +170,7 @@ mod tests {
         let catalogue: Catalogue = serde_json::from_value(catalogue()).expect("decodes");
         let ceilings: Ceilings = serde_json::from_value(json!({
             "limits": limits(), "default_total_time_us": 1, "total_time_us": 2, "tests": 3, "files": 4,
+            "blobs": 7, "blob_bytes": 8, "blob_total_bytes": 9, "archive_bytes": 10, "collect_files": 11, "collect_bytes": 12,
             "arguments": 5, "argument_bytes": 6,
         }))
         .expect("decodes");

@@ -1,6 +1,6 @@
 //! From a body that anybody may have written to a [`Plan`], or to every error in it.
 //!
-//! The way: bytes → a bounded tree of values (`value`, `msgpack`) → the submission's fields (`read`, `fields`) → what
+//! The way: bytes → a bounded tree of values (`value`, `msgpack`) → the submission's fields (`read`, `contents`, `fields`) → what
 //! depends on several of them, the runtime and the ceilings (`layout`, `resolve`). Each step adds to the same list of
 //! errors (`errors`) and goes on as far as it can, so that a submitter learns all of them at once. No body, however
 //! hostile, makes this panic, recurse without bound, or allocate by a length that it only claims; one test says so for
@@ -14,8 +14,12 @@
 //! - `HOME` cannot be named: it is always the work directory. `PATH` can.
 //! - `{entry}` stands for the entry file only in the runtime's own commands.
 //! - A compile stage for a runtime that has none takes the run stage's default limits.
+//! - An archive's content is `base64`, `bytes` or `blob`, never `text`. With an archive and without files, the entry is the
+//!   runtime's source file name; whether it is in the archive is seen only when it runs.
+//! - Globs follow the rules of paths, and `*` never crosses a `/`.
 //! - `disk_bytes` and `inodes` of the one work directory are the largest of its stages'.
 
+mod contents;
 mod errors;
 mod fields;
 mod layout;
@@ -24,7 +28,7 @@ mod read;
 mod resolve;
 #[cfg(test)]
 mod tests;
-mod value;
+pub(super) mod value;
 
 use std::collections::BTreeMap;
 
@@ -41,6 +45,12 @@ use super::{
     result::FieldError,
     units::ByteSize,
 };
+
+/// What is wrong with a path of the work directory, if anything is: it is relative, has up to 1,024 bytes, no NUL, and no component
+/// that is empty, `.`, `..` or longer than 255 bytes. For whoever makes such paths, and for whoever is told one.
+pub fn path_problem(path: &str) -> Option<String> {
+    layout::path_problem(path)
+}
 
 /// The largest body of a submission, in bytes.
 pub const MAX_BODY_BYTES: usize = 512 << 10;

@@ -1,13 +1,15 @@
 //! Bytes as the contract shows them. JSON: `text` where they are UTF-8, else `base64`; MessagePack: `bytes`; or a blob.
+//! A service may also name a file or directory of its own machine: the client library sends what is in it before it
+//! publishes, and no message ever holds the name.
 //!
 //! What is read may come in any of these forms. Which one is written is decided once, at the top of a message, by
 //! `Parts`: serde's `flatten` and tagged enums buffer their fields and would take MessagePack for a readable format.
 
-use std::str;
+use std::{path::PathBuf, str};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_bytes::{ByteBuf, Bytes};
 
 use super::{names::Digest, units::ByteSize};
@@ -29,6 +31,24 @@ pub enum Content {
     Inline(Vec<u8>),
     /// In the object store.
     Blob(Blob),
+    /// On the machine of whoever publishes: a file, or for an archive also a directory. Only the client library takes it;
+    /// what has one cannot be encoded.
+    Local(PathBuf),
+}
+
+impl Content {
+    /// What the file at `path` of this machine holds, when it is submitted.
+    pub fn from_path(path: impl Into<PathBuf>) -> Self {
+        Self::Local(path.into())
+    }
+
+    /// Where it is, if it is in the object store.
+    pub const fn blob(&self) -> Option<&Blob> {
+        match self {
+            Self::Blob(blob) => Some(blob),
+            Self::Inline(_) | Self::Local(_) => None,
+        }
+    }
 }
 
 impl Default for Content {
@@ -84,6 +104,21 @@ pub(super) struct Parts<'a> {
     pub(super) bytes: Option<&'a Bytes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) blob: Option<&'a Blob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) local: Option<Unsent<'a>>,
+}
+
+/// A file of the publisher's machine, which has no place in a message: to write it is an error.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unsent<'a>(&'a std::path::Path);
+
+impl Serialize for Unsent<'_> {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        let path = self.0.display();
+        Err(ser::Error::custom(format!(
+            "{path} is a file of this machine that was not sent to the object store: submit it through the client"
+        )))
+    }
 }
 
 impl<'a> Parts<'a> {
@@ -123,6 +158,10 @@ impl<'a> Parts<'a> {
             Content::Inline(data) => Self::inline(data, readable),
             Content::Blob(blob) => Self {
                 blob: Some(blob),
+                ..Self::default()
+            },
+            Content::Local(path) => Self {
+                local: Some(Unsent(path)),
                 ..Self::default()
             },
         }
@@ -205,153 +244,12 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// What a stage wrote to one of its streams, as far as it is shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Output {
-    /// The beginning of it, or all.
-    pub data: Vec<u8>,
-    /// What was written, up to the limit, in bytes.
-    pub size_bytes: ByteSize,
-    /// More was written than `data` shows.
-    pub truncated: bool,
-    /// All of it, once blobs exist.
-    pub blob: Option<Blob>,
-}
-
-impl Output {
-    /// What was kept of a stream of which `size_bytes` were written up to the limit; `more` says that the program wrote
-    /// past the limit. Where `data` is not all, a character that it cuts in two is left out.
-    pub fn new(data: Vec<u8>, size_bytes: ByteSize, more: bool) -> Self {
-        let mut output = Self {
-            truncated: more || (data.len() as u64) < size_bytes.0,
-            data,
-            size_bytes,
-            blob: None,
-        };
-        if output.truncated {
-            drop_split_character(&mut output.data);
-        }
-        output
-    }
-
-    /// Shows at most `most` bytes of it, cut at a character's boundary where it is text.
-    pub fn cut(&mut self, most: usize) {
-        let kept = cut_at(&self.data, most);
-        if kept < self.data.len() {
-            self.data.truncate(kept);
-            self.data.shrink_to_fit();
-            self.truncated = true;
-        }
-    }
-}
-
-/// How many of `data`'s first `most` bytes remain when no character may be cut in two.
-pub(super) fn cut_at(data: &[u8], most: usize) -> usize {
-    if data.len() <= most {
-        data.len()
-    } else {
-        whole_characters(&data[..most])
-    }
-}
-
-/// The length of `data` without a character whose end is missing. Data that is no text keeps its length.
-fn whole_characters(data: &[u8]) -> usize {
-    match str::from_utf8(data) {
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => data.len(),
-    }
-}
-
-fn drop_split_character(data: &mut Vec<u8>) {
-    data.truncate(whole_characters(data));
-}
-
-/// An [`Output`] as it is written.
-#[derive(Serialize, JsonSchema)]
-#[schemars(
-    rename = "Output",
-    description = "What a stage wrote to one of its streams: `text` where it is UTF-8, else `base64`; in MessagePack always `bytes`.",
-    extend("oneOf" = [{"required": ["text"]}, {"required": ["base64"]}])
-)]
-struct WrittenOutput<'a> {
-    /// The beginning of it, or all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    text: Option<&'a str>,
-    /// The same where it is not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(skip)]
-    bytes: Option<&'a Bytes>,
-    /// What was written, up to the limit, in bytes.
-    #[schemars(with = "u64")]
-    size_bytes: ByteSize,
-    /// More was written than is shown.
-    truncated: bool,
-    /// All of it, in the object store.
-    blob: &'a Option<Blob>,
-}
-
-impl Serialize for Output {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let parts = Parts::inline(&self.data, serializer.is_human_readable());
-        WrittenOutput {
-            text: parts.text,
-            base64: parts.base64,
-            bytes: parts.bytes,
-            size_bytes: self.size_bytes,
-            truncated: self.truncated,
-            blob: &self.blob,
-        }
-        .serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Output {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Fields {
-            text: Option<String>,
-            base64: Option<String>,
-            bytes: Option<ByteBuf>,
-            size_bytes: ByteSize,
-            truncated: bool,
-            #[serde(default)]
-            blob: Option<Blob>,
-        }
-        let fields = Fields::deserialize(deserializer)?;
-        let given = Given {
-            text: fields.text,
-            base64: fields.base64,
-            bytes: fields.bytes,
-        };
-        Ok(Self {
-            data: given.data()?.unwrap_or_default(),
-            size_bytes: fields.size_bytes,
-            truncated: fields.truncated,
-            blob: fields.blob,
-        })
-    }
-}
-
-impl JsonSchema for Output {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        WrittenOutput::schema_name()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        WrittenOutput::json_schema(generator)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::submission::encoding::Encoding;
 
-    const SAMPLES: [&[u8]; 5] = [
+    pub(crate) const SAMPLES: [&[u8]; 5] = [
         b"",
         b"hello\n",
         "\u{0}\u{e4}\u{1f600}".as_bytes(),
@@ -366,9 +264,6 @@ mod tests {
                 let content = Content::from(data);
                 let body = encoding.encode(&content).expect("encodes");
                 assert_eq!(encoding.decode::<Content>(&body).expect("decodes"), content);
-                let output = Output::new(data.to_vec(), ByteSize(data.len() as u64), false);
-                let body = encoding.encode(&output).expect("encodes");
-                assert_eq!(encoding.decode::<Output>(&body).expect("decodes"), output);
             }
         }
     }
@@ -383,28 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn an_output_names_its_size_and_whether_it_is_cut() {
-        let output = Output::new(b"hello\n".to_vec(), ByteSize(6), false);
-        assert_eq!(
-            serde_json::to_string(&output).expect("encodes"),
-            r#"{"text":"hello\n","size_bytes":6,"truncated":false,"blob":null}"#
-        );
-    }
-
-    #[test]
-    fn an_output_is_cut_at_a_characters_boundary() {
-        let text = "ab\u{1f600}".as_bytes();
-        for (most, kept) in [(6, 6), (5, 2), (3, 2), (2, 2), (1, 1), (0, 0)] {
-            let mut output = Output::new(text.to_vec(), ByteSize(6), false);
-            output.cut(most);
-            assert_eq!((output.data.len(), output.truncated), (kept, kept < 6));
+    fn a_file_of_this_machine_has_no_place_in_a_message() {
+        for encoding in [Encoding::Json, Encoding::MessagePack] {
+            let error = encoding.encode(&Content::from_path("big.csv"));
+            let error = error.expect_err("refused").to_string();
+            assert!(error.contains("big.csv"), "{error}");
         }
-        let at_the_limit = Output::new(text[..4].to_vec(), ByteSize(4), true);
-        assert_eq!(at_the_limit.data, b"ab");
-        assert!(at_the_limit.truncated);
-        // A program that wrote half a character itself has it shown.
-        let whole = Output::new(text[..4].to_vec(), ByteSize(4), false);
-        assert_eq!((whole.data.len(), whole.truncated), (4, false));
     }
 
     #[test]

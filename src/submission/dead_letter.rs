@@ -9,7 +9,9 @@ use time::OffsetDateTime;
 
 use super::{
     content::{Given, Parts, base64_len, json_text_len},
-    names::{Lane, SubmissionId, Tenant},
+    encoding::Encoding,
+    names::{Lane, RuntimeRef, SubmissionId, Tenant},
+    replay::Trail,
     result::FailureCode,
 };
 
@@ -68,6 +70,26 @@ pub struct Attempt {
     pub ended_at: OffsetDateTime,
     /// What went wrong.
     pub error: String,
+}
+
+impl DeadLetter {
+    /// The runtime that the submission names, where it can be read.
+    pub fn runtime(&self) -> Option<RuntimeRef> {
+        #[derive(Deserialize)]
+        struct Named {
+            runtime: RuntimeRef,
+        }
+        let content_type = self.submission.content_type.as_deref();
+        let encoding = Encoding::of_content_type(content_type).ok()?;
+        let named: Named = encoding.decode(&self.submission.body).ok()?;
+        Some(named.runtime)
+    }
+
+    /// The replays that its generation came from.
+    pub fn trail(&self) -> Trail {
+        let header = self.submission.headers.get(Trail::HEADER);
+        Trail::of_header(header.map(String::as_str))
+    }
 }
 
 /// A published message: its body as `text`, `base64` or `bytes`, whichever is shortest in the letter's own encoding.
@@ -169,7 +191,6 @@ impl JsonSchema for Original {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::submission::encoding::Encoding;
 
     fn letter(body: &[u8]) -> DeadLetter {
         let at = time::macros::datetime!(2026-01-02 03:04:05 UTC);

@@ -9,8 +9,9 @@ use serde_bytes::{ByteBuf, Bytes};
 use time::OffsetDateTime;
 
 use super::{
-    content::{Given, Output, Parts},
+    content::{Given, Parts},
     names::{SubmissionId, Tenant},
+    output::Output,
     result::Verdict,
     units::ByteSize,
 };

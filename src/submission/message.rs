@@ -12,13 +12,15 @@
 //! # Ok::<(), envicutor::submission::names::NameError>(())
 //! ```
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::{
-    compare::Compare, content::Content, limits::LimitChanges, names::RuntimeRef, units::Micros,
+    archive::Archive, collect::Collect, compare::Compare, content::Content, limits::LimitChanges,
+    names::RuntimeRef, units::Micros,
 };
 
 /// Code to run, and how. `docs/contract.md` has the meaning of every field.
@@ -26,9 +28,11 @@ use super::{
 pub struct Submission {
     /// The runtime, with or without a version.
     pub runtime: RuntimeRef,
-    /// One or more files of the work directory.
+    /// A project, extracted into the work directory before `files`.
+    pub archive: Option<Archive>,
+    /// Files of the work directory, one or more where there is no archive.
     pub files: Vec<File>,
-    /// The file that the runtime's commands name; absent is the first.
+    /// The file that the runtime's commands name; absent is the first, and without any the runtime's source file name.
     pub entry: Option<String>,
     /// Changes to the runtime's compile stage.
     pub compile: StageChanges,
@@ -38,12 +42,18 @@ pub struct Submission {
     pub stdin: Option<Content>,
     /// Each one run of the same build, in order.
     pub tests: Vec<Test>,
+    /// What of the work directory is kept after the last run.
+    pub collect: Option<Collect>,
+    /// Whether a build that was made before may stand for the compile stage.
+    pub cache: bool,
     /// How a run's output is held against what was expected.
     pub compare: Compare,
     /// Skip what follows the first run that is not ok.
     pub stop_on_failure: bool,
     /// Wall time of all stages together; absent is the fleet's default.
     pub total_time_us: Option<Micros>,
+    /// After this it is not started any more; absent is never.
+    pub expires_at: Option<OffsetDateTime>,
     /// Which events are published.
     pub events: EventsWanted,
     /// Echoed in every event, result and dead letter.
@@ -110,15 +120,19 @@ impl Submission {
     pub fn new(runtime: RuntimeRef) -> Self {
         Self {
             runtime,
+            archive: None,
             files: Vec::new(),
             entry: None,
             compile: StageChanges::default(),
             run: StageChanges::default(),
             stdin: None,
             tests: Vec::new(),
+            collect: None,
+            cache: true,
             compare: Compare::default(),
             stop_on_failure: false,
             total_time_us: None,
+            expires_at: None,
             events: EventsWanted::default(),
             labels: BTreeMap::new(),
         }
@@ -146,6 +160,55 @@ impl Submission {
         self
     }
 
+    /// With a project: a directory of this machine, which is packed when it is submitted, or an archive by its name (`.zip`,
+    /// `.tar`, `.tar.gz`, `.tar.zst`). Name the file that runs with [`entry`](Self::entry), unless it has the runtime's source
+    /// file name.
+    #[must_use]
+    pub fn project(mut self, path: impl Into<PathBuf>) -> Self {
+        self.archive = Some(Archive::from_path(path));
+        self
+    }
+
+    /// With what the file at `from` of this machine holds at `path` in the work directory. It is read when it is submitted, in
+    /// pieces: it may be large.
+    #[must_use]
+    pub fn file_from(self, path: impl Into<String>, from: impl Into<PathBuf>) -> Self {
+        self.file(path, Content::from_path(from))
+    }
+
+    /// With the file that the runtime's commands name.
+    #[must_use]
+    pub fn entry(mut self, path: impl Into<String>) -> Self {
+        self.entry = Some(path.into());
+        self
+    }
+
+    /// With files that a glob finds in the work directory after the last run: they come back with the result.
+    #[must_use]
+    pub fn collect(mut self, glob: impl Into<String>) -> Self {
+        let collect = self.collect.get_or_insert_default();
+        collect.paths.push(glob.into());
+        self
+    }
+
+    /// Every content that it holds, wherever: the archive's, the files', the standard inputs and the expected outputs.
+    pub fn contents(&self) -> impl Iterator<Item = &Content> {
+        let archive = self.archive.iter().map(|archive| &archive.content);
+        let files = self.files.iter().map(|file| &file.content);
+        let tests = self.tests.iter();
+        let tests = tests.flat_map(|test| test.expected.iter().chain([&test.stdin]));
+        archive.chain(files).chain(&self.stdin).chain(tests)
+    }
+
+    /// The same, to be changed.
+    pub fn contents_mut(&mut self) -> impl Iterator<Item = &mut Content> {
+        let archive = self.archive.iter_mut().map(|archive| &mut archive.content);
+        let files = self.files.iter_mut().map(|file| &mut file.content);
+        let tests = self.tests.iter_mut();
+        let tests = tests.flat_map(|test| test.expected.iter_mut().chain([&mut test.stdin]));
+        archive.chain(files).chain(&mut self.stdin).chain(tests)
+    }
+
     /// With `stdin` as the standard input of its one run.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Content>) -> Self {
@@ -157,6 +220,13 @@ impl Submission {
     #[must_use]
     pub fn test(mut self, test: Test) -> Self {
         self.tests.push(test);
+        self
+    }
+
+    /// With the instant after which it is not started any more: its result is `expired` then.
+    #[must_use]
+    pub fn expires_at(mut self, instant: OffsetDateTime) -> Self {
+        self.expires_at = Some(instant);
         self
     }
 

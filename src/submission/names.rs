@@ -145,7 +145,17 @@ impl SubmissionId {
 impl Digest {
     /// The digest of `content`.
     pub fn of(content: &[u8]) -> Self {
-        Self(format!("sha256:{:x}", Sha256::digest(content)))
+        Self::of_hash(Sha256::new_with_prefix(content))
+    }
+
+    /// The digest of the content that `hash` has seen.
+    pub fn of_hash(hash: Sha256) -> Self {
+        Self(format!("sha256:{:x}", hash.finalize()))
+    }
+
+    /// Its 64 hex digits, without `sha256:`.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
     }
 }
 

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    content::Output,
+    collect::{CollectError, Collected},
     names::{Digest, RuntimeRef, Tenant},
+    output::Output,
     units::{ByteSize, Micros},
 };
 
@@ -44,6 +45,12 @@ pub struct SubmissionResult {
     pub compile: Option<Run>,
     /// The runs, in order.
     pub runs: Vec<Run>,
+    /// The files that were kept after the last run, by path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collected: Vec<Collected>,
+    /// What of the files that were asked for was not kept, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collect_errors: Vec<CollectError>,
     /// Why it was rejected: all reasons at once.
     pub errors: Vec<FieldError>,
     /// Why the fleet could not run it.
@@ -124,6 +131,10 @@ pub struct Run {
     pub name: Option<String>,
     /// What came of it.
     pub verdict: Verdict,
+    /// Of a compile stage: an earlier build of the same sources stands for it, and everything that follows is that one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub cached: Option<bool>,
     /// Set where it ended by itself.
     pub exit_code: Option<u8>,
     /// Set where a signal ended it: `SIGSEGV`.
@@ -176,8 +187,11 @@ pub struct Failure {
 }
 
 /// Reasons of a failure and of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum FailureCode {
     /// Attempts started and were never heard of again.
     WorkerLost,
@@ -191,6 +205,8 @@ pub enum FailureCode {
     Deliveries,
     /// Its id already has a result of other content.
     IdReused,
+    /// What it needs is not in the object store, or the store does not give it.
+    Store,
     /// A bug of ours.
     Internal,
 }
@@ -203,6 +219,8 @@ pub enum FailureCode {
 pub enum Isolation {
     /// A fresh container.
     Container,
+    /// A slot's container that only this tenant uses, and a wall of its own inside it for each submission.
+    Sandbox,
 }
 
 /// How a submission got its container.
@@ -213,6 +231,8 @@ pub enum Start {
     Cold,
     /// It waited in the pool.
     Pooled,
+    /// It waited in the pool, and every run began from a template.
+    Warm,
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 
 use super::{
+    cancellation::Cancellation,
     catalogue::{Catalogue, Ceilings},
     dead_letter::DeadLetter,
     event::Event,
     message::Submission,
+    replay::Trail,
     result::SubmissionResult,
 };
 
@@ -19,6 +21,8 @@ pub fn documents() -> Vec<(&'static str, Schema)> {
         ("result", document::<SubmissionResult>()),
         ("event", document::<Event>()),
         ("dead_letter", document::<DeadLetter>()),
+        ("replays", document::<Trail>()),
+        ("cancellation", document::<Cancellation>()),
         ("runtimes", document::<Catalogue>()),
         ("limits", document::<Ceilings>()),
     ]

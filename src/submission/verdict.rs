@@ -3,7 +3,7 @@
 use envicutor_protocol::{Ended, Exit, Killed, Touched};
 
 use super::{
-    content::Output,
+    output::Output,
     result::{Run, Verdict},
     units::{ByteSize, Micros},
 };
@@ -148,6 +148,7 @@ impl Run {
         Self {
             name,
             verdict: of_stage(ended, answer),
+            cached: None,
             exit_code,
             signal,
             limits_hit: limits_hit(&ended.touched),
@@ -167,6 +168,7 @@ impl Run {
         Self {
             name,
             verdict: Verdict::Skipped,
+            cached: None,
             exit_code: None,
             signal: None,
             limits_hit: Vec::new(),
@@ -199,6 +201,7 @@ mod tests {
             memory_peak_bytes: 4,
             memory_from: MemoryFrom::Cgroup,
             processes_peak: 1,
+            warm: false,
         }
     }
 

@@ -8,26 +8,37 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 use serde_bytes::Bytes;
 use serde_json::json;
+use time::OffsetDateTime;
 
 use super::{
+    archive::{Archive, ArchiveFormat},
+    collect::Collect,
     compare::Compare,
-    content::{Blob, Content, Parts},
+    content::{Blob, Content, Parts, Unsent},
     limits::LimitChanges,
     message::{EventsWanted, File, StageChanges, Submission, Test},
     names::RuntimeRef,
-    units::Micros,
+    units::{ByteSize, Micros},
 };
 
 /// Code to run, and how.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Submission", extend("additionalProperties" = false))]
+#[schemars(
+    rename = "Submission",
+    extend("additionalProperties" = false),
+    extend("anyOf" = files_or_archive())
+)]
 struct Written<'a> {
     /// The runtime, with a version or without (the default version).
     runtime: &'a RuntimeRef,
-    /// The files of the work directory.
-    #[schemars(length(min = 1))]
+    /// A project that is extracted into the work directory, before `files`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive: Option<WrittenArchive<'a>>,
+    /// The files of the work directory, one or more where there is no archive. None may be a path that the archive has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Option<Vec<WrittenFile>>")]
     files: Vec<WrittenFile<'a>>,
-    /// The file that the runtime's commands name. Default: the first.
+    /// The file that the runtime's commands name. Default: the first, and without any the runtime's source file name.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<&'a str>,
     /// Changes to the runtime's compile stage.
@@ -40,6 +51,12 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Option<Vec<WrittenTest>>")]
     tests: Vec<WrittenTest<'a>>,
+    /// What of the work directory is kept after the last run. Default: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collect: Option<WrittenCollect<'a>>,
+    /// Whether an earlier build of the same sources may stand for the compile stage. Default: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<bool>,
     /// How standard output is held against `expected`. Default: `trimmed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     compare: Option<Compare>,
@@ -50,6 +67,13 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>", range(min = 1))]
     total_time_us: Option<Micros>,
+    /// After this it is not started any more: its result is `expired`. Default: never.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        with = "time::serde::rfc3339::option"
+    )]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    expires_at: Option<OffsetDateTime>,
     /// Which events are published. Default: `stages`.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<EventsWanted>,
@@ -58,6 +82,33 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "Option<BTreeMap<String, String>>", extend("maxProperties" = 16))]
     labels: &'a BTreeMap<String, String>,
+}
+
+/// A project as one archive: its content is one of `base64`, `blob` (in MessagePack also `bytes`).
+#[derive(Serialize, JsonSchema)]
+#[schemars(
+    rename = "Archive",
+    extend("additionalProperties" = false),
+    extend("oneOf" = one_of(&["base64", "blob"]))
+)]
+struct WrittenArchive<'a> {
+    /// How it is packed.
+    format: ArchiveFormat,
+    /// The archive in standard base64 with padding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    bytes: Option<&'a Bytes>,
+    /// The archive in the object store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blob: Option<&'a Blob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    local: Option<Unsent<'a>>,
+    /// How many leading components of every entry's path are dropped; an entry with no more is left out. Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strip_components: Option<u32>,
 }
 
 /// A file: its content is one of `text`, `base64`, `blob` (in MessagePack also `bytes`).
@@ -83,6 +134,9 @@ struct WrittenFile<'a> {
     /// The content in the object store.
     #[serde(skip_serializing_if = "Option::is_none")]
     blob: Option<&'a Blob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    local: Option<Unsent<'a>>,
     /// Whether it may be executed. Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     executable: Option<bool>,
@@ -156,6 +210,46 @@ struct WrittenTest<'a> {
     limits: Option<&'a LimitChanges>,
 }
 
+/// What of the work directory is kept: a list of globs where nothing else is said, else an object.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WrittenCollect<'a> {
+    Paths(&'a [String]),
+    Object {
+        paths: &'a [String],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_files: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_bytes: Option<ByteSize>,
+    },
+}
+
+/// [`Collect`] for the schema.
+#[derive(JsonSchema)]
+#[schemars(
+    rename = "Collect",
+    description = "A list of globs, or an object with them and bounds.",
+    extend("type" = ["array", "object"]),
+    extend("items" = {"type": "string"}),
+    extend("minItems" = 1),
+    extend("additionalProperties" = false)
+)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct CollectShape {
+    /// Globs of paths relative to the work directory: `*`, `?` and `[…]` (none of it: `[!…]`) stay within a component, `**`
+    /// is any number of them, `{a,b}` one of several; `\` takes the meaning of what follows it.
+    #[schemars(length(min = 1))]
+    paths: Vec<String>,
+    /// The most files. Default: the fleet's ceiling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    max_files: Option<u64>,
+    /// The most bytes of all files together. Default: the fleet's ceiling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>", range(min = 1))]
+    max_bytes: Option<ByteSize>,
+}
+
 /// A standard input or an expected output: a string where it is text, else an object.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -187,12 +281,33 @@ struct ContentShape {
     blob: Option<Blob>,
 }
 
-/// Exactly one of the fields that hold a content, null being as if it were absent.
 fn one_content() -> serde_json::Value {
-    ["text", "base64", "blob"]
-        .map(|name| json!({"required": [name], "properties": {name: {"not": {"type": "null"}}}}))
-        .as_slice()
-        .into()
+    one_of(&["text", "base64", "blob"])
+}
+
+/// Exactly one of the fields that hold a content, null being as if it were absent.
+fn one_of(names: &[&str]) -> serde_json::Value {
+    let one =
+        |name: &&str| json!({"required": [name], "properties": {*name: {"not": {"type": "null"}}}});
+    names.iter().map(one).collect()
+}
+
+/// A submission has a file, an archive or both.
+fn files_or_archive() -> serde_json::Value {
+    json!([
+        {"required": ["files"], "properties": {"files": {"type": "array", "minItems": 1}}},
+        {"required": ["archive"], "properties": {"archive": {"type": "object"}}},
+    ])
+}
+
+impl JsonSchema for WrittenCollect<'_> {
+    fn schema_name() -> Cow<'static, str> {
+        CollectShape::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        CollectShape::json_schema(generator)
+    }
 }
 
 impl JsonSchema for Stdin<'_> {
@@ -223,20 +338,27 @@ impl<'a> Written<'a> {
     fn of(submission: &'a Submission, readable: bool) -> Self {
         let Submission {
             runtime,
+            archive,
             files,
             entry,
             compile,
             run,
             stdin,
             tests,
+            collect,
+            cache,
             compare,
             stop_on_failure,
             total_time_us,
+            expires_at,
             events,
             labels,
         } = submission;
         Self {
             runtime,
+            archive: archive
+                .as_ref()
+                .map(|archive| WrittenArchive::of(archive, readable)),
             files: files
                 .iter()
                 .map(|file| WrittenFile::of(file, readable))
@@ -249,9 +371,12 @@ impl<'a> Written<'a> {
                 .iter()
                 .map(|test| WrittenTest::of(test, readable))
                 .collect(),
+            collect: collect.as_ref().map(WrittenCollect::of),
+            cache: (!cache).then_some(false),
             compare: set(*compare),
             stop_on_failure: set(*stop_on_failure),
             total_time_us: *total_time_us,
+            expires_at: *expires_at,
             events: set(*events),
             labels,
         }
@@ -267,7 +392,44 @@ impl<'a> WrittenFile<'a> {
             base64: parts.base64,
             bytes: parts.bytes,
             blob: parts.blob,
+            local: parts.local,
             executable: set(file.executable),
+        }
+    }
+}
+
+impl<'a> WrittenArchive<'a> {
+    fn of(archive: &'a Archive, readable: bool) -> Self {
+        let parts = match &archive.content {
+            // Text by chance: an archive is never shown as such.
+            Content::Inline(data) if readable => Parts::base64(data),
+            content => Parts::of(content, readable),
+        };
+        Self {
+            format: archive.format,
+            base64: parts.base64,
+            bytes: parts.bytes,
+            blob: parts.blob,
+            local: parts.local,
+            strip_components: set(archive.strip_components),
+        }
+    }
+}
+
+impl<'a> WrittenCollect<'a> {
+    fn of(collect: &'a Collect) -> Self {
+        let Collect {
+            paths,
+            max_files,
+            max_bytes,
+        } = collect;
+        if max_files.is_none() && max_bytes.is_none() {
+            return Self::Paths(paths);
+        }
+        Self::Object {
+            paths,
+            max_files: *max_files,
+            max_bytes: *max_bytes,
         }
     }
 }
@@ -345,7 +507,7 @@ impl JsonSchema for Submission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::submission::{check::check_shape, encoding::Encoding, limits::LimitChanges};
+    use crate::submission::{check::check_shape, encoding::Encoding, names::Digest};
 
     fn full() -> Submission {
         let mut submission = Submission::new("c++@12".parse().expect("valid"))
@@ -366,7 +528,39 @@ mod tests {
         submission.compare = Compare::Tokens;
         submission.stop_on_failure = true;
         submission.total_time_us = Some(Micros(1));
+        submission.expires_at = Some(time::macros::datetime!(2030-01-02 03:04:05.678 UTC));
         submission.events = EventsWanted::Output;
+        submission.archive = Some(Archive {
+            format: ArchiveFormat::TarZst,
+            content: Content::Inline(b"packed".to_vec()),
+            strip_components: 1,
+        });
+        submission.cache = false;
+        submission.collect = Some(Collect {
+            paths: vec!["out/*.png".into()],
+            max_files: Some(3),
+            max_bytes: Some(ByteSize(1 << 20)),
+        });
+        submission
+    }
+
+    /// Everything in the object store that may be, and the short form of `collect`.
+    fn stored() -> Submission {
+        let blob = |size_bytes| Blob {
+            digest: Digest::of(b"large"),
+            size_bytes: ByteSize(size_bytes),
+        };
+        let test = Test::new(blob(1)).expecting(blob(2));
+        let mut submission = Submission::new("python".parse().expect("valid"))
+            .file("big.csv", blob(3))
+            .test(test)
+            .collect("a")
+            .collect("b/**");
+        submission.archive = Some(Archive {
+            format: ArchiveFormat::Zip,
+            content: blob(4).into(),
+            strip_components: 0,
+        });
         submission
     }
 
@@ -375,7 +569,7 @@ mod tests {
         let small = Submission::new("python".parse().expect("valid"))
             .source("print(1)")
             .stdin("hello\n");
-        for submission in [full(), small] {
+        for submission in [full(), stored(), small] {
             for encoding in [Encoding::Json, Encoding::MessagePack] {
                 let body = encoding.encode(&submission).expect("encodes");
                 assert_eq!(check_shape(&body, encoding).expect("valid"), submission);

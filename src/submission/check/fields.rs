@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 use super::{
     errors::{Errors, Path, cut},
     value::{Map, Value},
@@ -88,6 +90,24 @@ impl Walk<'_> {
             self.expected(path, "an integer from 0 to 18446744073709551615", &value);
         }
         integer
+    }
+
+    /// An instant.
+    pub(super) fn instant(
+        &mut self,
+        value: Option<Value>,
+        path: &Path<'_>,
+    ) -> Option<OffsetDateTime> {
+        let value = value?;
+        let instant = match &value {
+            Value::Text(text) => OffsetDateTime::parse(text, &Rfc3339).ok(),
+            _ => None,
+        };
+        if instant.is_none() {
+            let what = "an instant such as \"2030-12-31T23:59:59Z\" (RFC 3339)";
+            self.expected(path, what, &value);
+        }
+        instant
     }
 
     /// One of the words that `T` is written as.

@@ -95,11 +95,19 @@ fn check_entry(draft: &Draft, paths: &[(usize, &str)], errors: &mut Errors) {
     let Some(entry) = draft.entry.as_deref() else {
         return;
     };
+    let path = Path::Root.field("entry");
+    if draft.archive.is_some() {
+        // It may be one of those that nobody has seen yet.
+        if let Some(problem) = path_problem(entry) {
+            errors.add(&path, problem);
+        }
+        return;
+    }
     // A file without a path is one whose path is wrong or not known yet: it may be the one that is meant.
     let all_known = paths.len() == draft.files.len();
     if all_known && !paths.iter().any(|(_, path)| *path == entry) {
         let message = format!("{:?} is none of the files' paths", cut(entry));
-        errors.add(&Path::Root.field("entry"), message);
+        errors.add(&path, message);
     }
 }
 

@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 
+use time::OffsetDateTime;
+
 use super::{
+    contents::CONTENTS,
     errors::{Path, cut},
     fields::{Walk, take},
     layout::path_problem,
     value::{Map, Value},
 };
 use crate::submission::{
+    archive::Archive,
+    collect::Collect,
     compare::Compare,
-    content::{Blob, Content, decode_base64},
-    encoding::Encoding,
+    content::Content,
     limits::{LimitChanges, Limits},
     message::{EventsWanted, File, StageChanges, Submission, Test},
     names::{NameError, RuntimeRef},
@@ -32,6 +36,7 @@ const MOST_TEST_NAME: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) runtime: Option<RuntimeRef>,
+    pub(super) archive: Option<Archive>,
     /// One whose path is wrong has none.
     pub(super) files: Vec<File>,
     /// The first file's path was left out.
@@ -41,9 +46,12 @@ pub(super) struct Draft {
     pub(super) run: StageChanges,
     pub(super) stdin: Option<Content>,
     pub(super) tests: Vec<Test>,
+    pub(super) collect: Option<Collect>,
+    pub(super) no_cache: bool,
     pub(super) compare: Compare,
     pub(super) stop_on_failure: bool,
     pub(super) total_time_us: Option<Micros>,
+    pub(super) expires_at: Option<OffsetDateTime>,
     pub(super) events: EventsWanted,
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -53,15 +61,19 @@ impl Draft {
     pub(super) fn submission(self) -> Option<Submission> {
         Some(Submission {
             runtime: self.runtime?,
+            archive: self.archive,
             files: self.files,
             entry: self.entry,
             compile: self.compile,
             run: self.run,
             stdin: self.stdin,
             tests: self.tests,
+            collect: self.collect,
+            cache: !self.no_cache,
             compare: self.compare,
             stop_on_failure: self.stop_on_failure,
             total_time_us: self.total_time_us,
+            expires_at: self.expires_at,
             events: self.events,
             labels: self.labels,
         })
@@ -71,16 +83,20 @@ impl Draft {
 impl Walk<'_> {
     /// The body's tree as a submission.
     pub(super) fn submission(&mut self, body: Value) -> Draft {
-        const FIELDS: [&str; 11] = [
+        const FIELDS: [&str; 15] = [
             "runtime",
+            "archive",
             "files",
             "entry",
             "compile",
             "run",
             "tests",
+            "collect",
+            "cache",
             "compare",
             "stop_on_failure",
             "total_time_us",
+            "expires_at",
             "events",
             "labels",
         ];
@@ -91,14 +107,21 @@ impl Walk<'_> {
         let mut field = |name| take(&mut fields, name);
         let compare = self.word(field("compare"), &root.field("compare"));
         let stop_on_failure = self.flag(field("stop_on_failure"), &root.field("stop_on_failure"));
+        let cache = self.flag(field("cache"), &root.field("cache"));
         let events = self.word(field("events"), &root.field("events"));
         let entry = self.text(field("entry"), &root.field("entry"));
         let labels = self.labels(field("labels"), &root.field("labels"));
+        let expires_at = self.instant(field("expires_at"), &root.field("expires_at"));
         let runtime = self.runtime(field("runtime"), &root.field("runtime"));
-        let (files, first_unnamed) = self.files(field("files"), &root.field("files"));
+        let archive = field("archive");
+        let may_be_alone = archive.is_some();
+        let archive = self.archive(archive, &root.field("archive"));
+        let files = root.field("files");
+        let (files, first_unnamed) = self.files(field("files"), &files, may_be_alone);
         let (compile, _) = self.stage(field("compile"), &root.field("compile"), false);
         let (run, stdin) = self.stage(field("run"), &root.field("run"), true);
         let tests = self.tests(field("tests"), &root.field("tests"));
+        let collect = self.collect(field("collect"), &root.field("collect"));
         if stdin.is_some() && !tests.is_empty() {
             let message = "expected nothing where there are tests: each has its own stdin";
             self.errors.add(&root.field("run").field("stdin"), message);
@@ -107,6 +130,7 @@ impl Walk<'_> {
         let total_time_us = self.limit(&mut fields, &root, "total_time_us", Micros, most);
         Draft {
             runtime,
+            archive,
             files,
             first_unnamed,
             entry,
@@ -114,9 +138,12 @@ impl Walk<'_> {
             run,
             stdin,
             tests,
+            collect,
+            no_cache: cache == Some(false),
             compare: compare.unwrap_or_default(),
             stop_on_failure: stop_on_failure.unwrap_or_default(),
             total_time_us,
+            expires_at,
             events: events.unwrap_or_default(),
             labels,
         }
@@ -132,24 +159,30 @@ impl Walk<'_> {
     }
 
     /// A name that was parsed, or its error noted.
-    fn named<T>(&mut self, parsed: Result<T, NameError>, path: &Path<'_>) -> Option<T> {
+    pub(super) fn named<T>(&mut self, parsed: Result<T, NameError>, path: &Path<'_>) -> Option<T> {
         parsed
             .map_err(|error| self.errors.add(path, error.to_string()))
             .ok()
     }
 
-    /// The files, and whether the first one's path was left out.
-    fn files(&mut self, value: Option<Value>, path: &Path<'_>) -> (Vec<File>, bool) {
+    /// The files, and whether the first one's path was left out. `may_be_none`: there is an archive.
+    fn files(
+        &mut self,
+        value: Option<Value>,
+        path: &Path<'_>,
+        may_be_none: bool,
+    ) -> (Vec<File>, bool) {
         let missing = value.is_none();
         let Some(items) = self.list(value, path) else {
-            if missing {
-                self.errors
-                    .add(path, "it is missing: expected one file or more");
+            if missing && !may_be_none {
+                let message = "it is missing: expected one file or more, or an archive";
+                self.errors.add(path, message);
             }
             return (Vec::new(), false);
         };
-        if items.is_empty() {
-            self.errors.add(path, "expected one file or more, got none");
+        if items.is_empty() && !may_be_none {
+            let message = "expected one file or more, or an archive, got none";
+            self.errors.add(path, message);
         }
         self.count(items.len(), self.ceilings.map(|c| c.files), "files", path);
         let first_unnamed = match items.first() {
@@ -181,99 +214,9 @@ impl Walk<'_> {
         let executable = self.flag(take(&mut fields, "executable"), &path.field("executable"));
         File {
             path: name.filter(|_| problem.is_none()),
-            content: self.content_of(fields, path).unwrap_or_default(),
+            content: self.content_of(fields, &CONTENTS, path).unwrap_or_default(),
             executable: executable.unwrap_or_default(),
         }
-    }
-
-    /// A standard input or an expected output.
-    fn content(&mut self, value: Option<Value>, path: &Path<'_>) -> Option<Content> {
-        match value? {
-            Value::Text(text) => Some(Content::Inline(text.into_bytes())),
-            Value::Map(fields) => {
-                let known = ["text", "base64", "bytes", "blob"];
-                let fields = self.object(Value::Map(fields), path, &known)?;
-                self.content_of(fields, path)
-            }
-            other => {
-                let message = format!("expected a string or an object, got {other}");
-                self.errors.add(path, message);
-                None
-            }
-        }
-    }
-
-    /// The one of `text`, `base64`, `bytes` and `blob` that stands in `fields`.
-    fn content_of(&mut self, fields: Map, path: &Path<'_>) -> Option<Content> {
-        let mut fields = fields
-            .into_iter()
-            .filter(|(_, value)| !matches!(value, Value::Null));
-        let only = fields.next();
-        let more = fields.next().is_some();
-        let Some((name, value)) = only.filter(|_| !more) else {
-            let which = match self.encoding {
-                Encoding::Json => "text, base64, blob",
-                Encoding::MessagePack => "text, base64, bytes, blob",
-            };
-            let got = if more { "several" } else { "none" };
-            self.errors
-                .add(path, format!("expected one of {which}, got {got}"));
-            return None;
-        };
-        let path = path.field(&name);
-        match name.as_str() {
-            "text" => self.text(Some(value), &path).map(Content::from),
-            "base64" => self.base64(value, &path),
-            "bytes" => self.bytes(value, &path),
-            _ => self.blob(value, &path),
-        }
-    }
-
-    fn base64(&mut self, value: Value, path: &Path<'_>) -> Option<Content> {
-        match decode_base64(&self.text(Some(value), path)?) {
-            Ok(data) => Some(Content::Inline(data)),
-            Err(problem) => {
-                self.errors.add(path, problem);
-                None
-            }
-        }
-    }
-
-    fn bytes(&mut self, value: Value, path: &Path<'_>) -> Option<Content> {
-        let message = match (value, self.encoding) {
-            (_, Encoding::Json) => {
-                "only MessagePack has bytes: expected text or base64 instead".to_owned()
-            }
-            (Value::Bytes(data), Encoding::MessagePack) => return Some(Content::Inline(data)),
-            (other, Encoding::MessagePack) => format!("expected bytes, got {other}"),
-        };
-        self.errors.add(path, message);
-        None
-    }
-
-    fn blob(&mut self, value: Value, path: &Path<'_>) -> Option<Content> {
-        if self.ceilings.is_some() {
-            let message = "this fleet has no object store yet: give the content inline";
-            self.errors.add(path, message);
-            return None;
-        }
-        let mut fields = self.object(value, path, &["digest", "size_bytes"])?;
-        for name in ["digest", "size_bytes"] {
-            if matches!(fields.get(name), None | Some(Value::Null)) {
-                self.errors.add(&path.field(name), "it is missing");
-            }
-        }
-        let at = path.field("size_bytes");
-        let size_bytes = self
-            .integer(take(&mut fields, "size_bytes"), &at)
-            .map(ByteSize);
-        let at = path.field("digest");
-        let text = self.text(take(&mut fields, "digest"), &at)?;
-        let digest = self.named(text.parse(), &at)?;
-        Some(Content::Blob(Blob {
-            digest,
-            size_bytes: size_bytes?,
-        }))
     }
 
     fn stage(
@@ -412,7 +355,7 @@ impl Walk<'_> {
     }
 
     /// A limit that may not be zero.
-    fn limit<T: Copy + Ord + std::fmt::Display>(
+    pub(super) fn limit<T: Copy + Ord + std::fmt::Display>(
         &mut self,
         fields: &mut Map,
         path: &Path<'_>,
@@ -429,7 +372,7 @@ impl Walk<'_> {
     }
 
     /// A number of a unit, held against the fleet's ceiling.
-    fn quantity<T: Copy + Ord + std::fmt::Display>(
+    pub(super) fn quantity<T: Copy + Ord + std::fmt::Display>(
         &mut self,
         fields: &mut Map,
         path: &Path<'_>,
@@ -446,7 +389,7 @@ impl Walk<'_> {
         Some(value)
     }
 
-    fn count(&mut self, count: usize, most: Option<usize>, what: &str, path: &Path<'_>) {
+    pub(super) fn count(&mut self, count: usize, most: Option<usize>, what: &str, path: &Path<'_>) {
         if let Some(most) = most.filter(|most| count > *most) {
             let message = format!("{count} {what} are over this fleet's ceiling of {most}");
             self.errors.add(path, message);

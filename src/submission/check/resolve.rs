@@ -9,11 +9,13 @@ use super::{
 };
 use crate::submission::{
     catalogue::{Catalogue, Ceilings, Runtime, StageDefaults},
-    content::Content,
+    collect::Collect,
+    content::{Blob, Content},
     limits::{LimitChanges, Limits},
     message::{StageChanges, Test},
     names::RuntimeRef,
-    plan::{Plan, PlannedFile, RunPlan, StagePlan},
+    plan::{ArchivePlan, CollectPlan, Plan, PlannedFile, RunPlan, Source, StagePlan},
+    units::ByteSize,
 };
 
 /// The runtimes that an error lists.
@@ -35,6 +37,7 @@ pub(super) fn resolve(
         runtime.map(|runtime| runtime.source_file.as_str()),
     );
     let directories = layout::check(&draft, errors);
+    check_blobs(&draft, ceilings, errors);
     check_arguments(&draft, runtime, ceilings, errors);
     let runtime = runtime?;
     let compile_defaults = compile_defaults(&draft, runtime, errors);
@@ -44,7 +47,7 @@ pub(super) fn resolve(
     let plan = Builder {
         runtime,
         ceilings,
-        entry: entry(&draft)?,
+        entry: entry(&draft, Some(runtime))?,
     }
     .plan(draft, compile_defaults);
     check_space(&plan, directories, errors);
@@ -78,11 +81,43 @@ fn find<'a>(
     found
 }
 
-fn entry(draft: &Draft) -> Option<String> {
-    draft
-        .entry
-        .clone()
-        .or_else(|| draft.files.first()?.path.clone())
+/// The file that the runtime's commands name: as it is said, else the first, else what the runtime's are called.
+fn entry(draft: &Draft, runtime: Option<&Runtime>) -> Option<String> {
+    let first = || match draft.files.first() {
+        Some(first) => first.path.clone(),
+        None => runtime.map(|runtime| runtime.source_file.clone()),
+    };
+    draft.entry.clone().or_else(first)
+}
+
+/// Holds what is in the object store against the ceilings, as far as the submission says it.
+fn check_blobs(draft: &Draft, ceilings: &Ceilings, errors: &mut Errors) {
+    let archive = draft.archive.iter().map(|archive| &archive.content);
+    let files = draft.files.iter().map(|file| &file.content);
+    let tests = draft.tests.iter();
+    let tests = tests.flat_map(|test| test.expected.iter().chain([&test.stdin]));
+    let contents = archive.chain(files).chain(&draft.stdin).chain(tests);
+    let blobs: Vec<&Blob> = contents.filter_map(Content::blob).collect();
+    if blobs.len() > ceilings.blobs {
+        let (came, most) = (blobs.len(), ceilings.blobs);
+        let message = format!("{came} blobs are over this fleet's ceiling of {most}");
+        errors.add(&Path::Root, message);
+    }
+    let mut sizes = BTreeMap::new();
+    for blob in blobs {
+        let size = blob.size_bytes.0;
+        if *sizes.entry(&blob.digest).or_insert(size) != size {
+            let message = format!("{} is said to have two sizes", blob.digest);
+            errors.add(&Path::Root, message);
+        }
+    }
+    let all = sizes.into_values().fold(0, u64::saturating_add);
+    if all > ceilings.blob_total_bytes.0 {
+        let (came, most) = (ByteSize(all), ceilings.blob_total_bytes);
+        let message =
+            format!("all blobs together have {came}, over this fleet's ceiling of {most}");
+        errors.add(&Path::Root, message);
+    }
 }
 
 /// The compile stage's defaults: the runtime's, or those of its run stage where only the submission names a command.
@@ -154,13 +189,9 @@ fn check_arguments(
     errors: &mut Errors,
 ) {
     let root = Path::Root;
-    let entry = draft
-        .entry
-        .as_deref()
-        .or_else(|| draft.files.first()?.path.as_deref())
-        .unwrap_or_default();
+    let entry = entry(draft, runtime).unwrap_or_default();
     let called = |changes: &StageChanges, defaults: Option<&StageDefaults>| {
-        let command = command(changes, defaults, entry);
+        let command = command(changes, defaults, &entry);
         Called::default()
             .with_arguments(&command)
             .with_arguments(&changes.args)
@@ -206,7 +237,8 @@ fn environment(runtime: Option<&Runtime>, changes: &StageChanges) -> BTreeMap<St
 
 fn check_space(plan: &Plan, directories: u64, errors: &mut Errors) {
     let files = Path::Root.field("files");
-    let bytes: u64 = plan.files.iter().map(|file| file.data.len() as u64).sum();
+    let sizes = plan.files.iter().map(|file| file.data.size_bytes().0);
+    let bytes = sizes.fold(0, u64::saturating_add);
     if bytes > plan.disk_bytes().0 {
         let message = format!(
             "all files together have {bytes} bytes, more than disk_bytes of {}",
@@ -239,7 +271,7 @@ impl Builder<'_> {
             vec![RunPlan {
                 name: None,
                 stage: StagePlan {
-                    stdin: inline(draft.stdin.unwrap_or_default()),
+                    stdin: draft.stdin.map(source).unwrap_or_default(),
                     ..base
                 },
                 expected: None,
@@ -250,22 +282,30 @@ impl Builder<'_> {
         };
         Plan {
             runtime: (self.runtime.name.clone(), self.runtime.version.clone()),
+            archive: draft.archive.map(|archive| ArchivePlan {
+                format: archive.format,
+                source: source(archive.content),
+                strip_components: archive.strip_components,
+            }),
             files: draft
                 .files
                 .into_iter()
                 .map(|file| PlannedFile {
                     path: file.path.unwrap_or_default(),
                     executable: file.executable,
-                    data: inline(file.content),
+                    data: source(file.content),
                 })
                 .collect(),
             compile,
             runs,
+            collect: draft.collect.map(|collect| self.collect(collect)),
+            cache: !draft.no_cache,
             compare: draft.compare,
             stop_on_failure: draft.stop_on_failure,
             total_time_us: draft
                 .total_time_us
                 .unwrap_or(self.ceilings.default_total_time_us),
+            expires_at: draft.expires_at,
             events: draft.events,
             labels: draft.labels,
         }
@@ -278,7 +318,8 @@ impl Builder<'_> {
             argv,
             env: Arc::new(environment(Some(self.runtime), changes)),
             limits: self.limits(&defaults.limits, &changes.limits),
-            stdin: Vec::new(),
+            stdin: Source::default(),
+            template: defaults.template && changes.command.is_none(),
         }
     }
 
@@ -290,9 +331,19 @@ impl Builder<'_> {
                 argv,
                 env: Arc::clone(&base.env),
                 limits: self.limits(&base.limits, &test.limits),
-                stdin: inline(test.stdin),
+                stdin: source(test.stdin),
+                template: base.template,
             },
-            expected: test.expected.map(inline),
+            expected: test.expected.map(source),
+        }
+    }
+
+    fn collect(&self, collect: Collect) -> CollectPlan {
+        let most = self.ceilings;
+        CollectPlan {
+            patterns: collect.paths,
+            max_files: collect.max_files.unwrap_or(most.collect_files),
+            max_bytes: collect.max_bytes.unwrap_or(most.collect_bytes),
         }
     }
 
@@ -317,10 +368,11 @@ impl Builder<'_> {
     }
 }
 
-/// The data of a content. A blob was an error before.
-fn inline(content: Content) -> Vec<u8> {
+/// Where a content's bytes are. No body holds the name of a file of the publisher's machine.
+fn source(content: Content) -> Source {
     match content {
-        Content::Inline(data) => data,
-        Content::Blob(_) => Vec::new(),
+        Content::Inline(data) => Source::Inline(data),
+        Content::Blob(blob) => Source::Blob(blob),
+        Content::Local(_) => Source::default(),
     }
 }

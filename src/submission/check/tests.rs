@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+mod contents;
 mod fields;
 mod hostile;
 mod limits;
@@ -41,6 +42,12 @@ fn ceilings() -> Ceilings {
         total_time_us: Micros(1_800_000_000),
         tests: 1_000,
         files: 1_000,
+        blobs: 8,
+        blob_bytes: ByteSize(32 << 20),
+        blob_total_bytes: ByteSize(48 << 20),
+        archive_bytes: ByteSize(16 << 20),
+        collect_files: 100,
+        collect_bytes: ByteSize(8 << 20),
         arguments: 256,
         argument_bytes: ByteSize(64 << 10),
     }
@@ -49,6 +56,7 @@ fn ceilings() -> Ceilings {
 fn runtime(name: &str, version: &str, compile: Option<&[&str]>, run: &[&str]) -> Runtime {
     let stage = |command: &[&str], seconds| StageDefaults {
         command: command.iter().map(ToString::to_string).collect(),
+        template: false,
         limits: limits(seconds),
     };
     Runtime {
@@ -63,6 +71,7 @@ fn runtime(name: &str, version: &str, compile: Option<&[&str]>, run: &[&str]) ->
         ]),
         compile: compile.map(|command| stage(command, 30)),
         run: stage(run, 10),
+        start_cost: None,
     }
 }
 
@@ -124,6 +133,7 @@ fn example() -> Json {
                 "limits": {"cpu_time_us": 1_000_000, "wall_time_us": 3_000_000, "memory_bytes": 268_435_456}},
         "tests": [{"name": "small", "stdin": "1 2\n", "args": [], "expected": "3\n"}, {"name": "big", "stdin": {"text": "9"}}],
         "compare": "trimmed", "stop_on_failure": false, "total_time_us": 600_000_000,
+        "expires_at": "2030-12-31T23:59:59.5+01:00",
         "events": "stages",
         "labels": {"course": "cs101"}
     })
@@ -133,7 +143,7 @@ fn example() -> Json {
 fn the_contracts_example_is_a_plan() {
     let plan = check_value(&example()).expect("valid");
     assert_eq!(plan.runtime.1.as_str(), "3.11");
-    assert_eq!(plan.files[1].data, b"\x89PNG");
+    assert_eq!(plan.files[1].data.inline(), Some(&b"\x89PNG"[..]));
     let compile = plan.compile.as_ref().expect("a compile stage");
     assert_eq!(compile.argv, ["make", "-O2"]);
     assert_eq!(compile.env["CC"], "gcc");
@@ -144,9 +154,12 @@ fn the_contracts_example_is_a_plan() {
     assert_eq!(run.stage.argv, ["python3", "main.py", "-v"]);
     let env = ["/work", "C.UTF-8", "/usr/bin"].map(String::from);
     assert!(run.stage.env.values().eq(&env));
-    assert_eq!(run.stage.stdin, b"1 2\n");
-    assert_eq!(run.expected.as_deref(), Some(&b"3\n"[..]));
+    assert_eq!(run.stage.stdin.inline(), Some(&b"1 2\n"[..]));
+    assert_eq!(run.expected, Some(b"3\n".to_vec().into()));
+    assert!(!plan.needs_store() && plan.cache);
     assert_eq!(plan.runs[1].expected, None);
+    let expires_at = time::macros::datetime!(2030-12-31 22:59:59.5 UTC);
+    assert_eq!(plan.expires_at, Some(expires_at));
     assert_eq!(plan.labels["course"], "cs101");
 }
 
@@ -221,6 +234,8 @@ fn the_schema_has_the_fields_that_are_accepted_and_no_others() {
             &schema["$defs"]["Content"],
         ),
         (json!({"tests": [{"x": 1}]}), &schema["$defs"]["Test"]),
+        (json!({"archive": {"x": 1}}), &schema["$defs"]["Archive"]),
+        (json!({"collect": {"x": 1}}), &schema["$defs"]["Collect"]),
     ] {
         let body = serde_json::to_vec(&with(&object)).expect("encodes");
         let rejected = check(&body, None, &catalogue(), &ceilings()).expect_err("refused");

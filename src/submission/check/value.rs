@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Serialize, Serializer,
+    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+    ser,
+};
 
 use super::{errors::cut, msgpack};
 use crate::submission::encoding::Encoding;
@@ -12,11 +16,11 @@ use crate::submission::encoding::Encoding;
 pub(super) const DEPTH: usize = 32;
 
 /// The fields of an object.
-pub(super) type Map = BTreeMap<String, Value>;
+pub(in crate::submission) type Map = BTreeMap<String, Value>;
 
 /// Anything that a body can hold.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(in crate::submission) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
@@ -29,7 +33,7 @@ pub(super) enum Value {
 
 impl Value {
     /// The tree in `body`, or what is wrong with it as a whole.
-    pub(super) fn read(body: &[u8], encoding: Encoding) -> Result<Self, String> {
+    pub(in crate::submission) fn read(body: &[u8], encoding: Encoding) -> Result<Self, String> {
         match encoding {
             Encoding::Json => {
                 read_json(body).map_err(|error| format!("the body is not JSON: {error}"))
@@ -37,6 +41,26 @@ impl Value {
             Encoding::MessagePack => {
                 msgpack::read(body).map_err(|error| format!("the body is not MessagePack: {error}"))
             }
+        }
+    }
+}
+
+/// As it was read, but for the order of fields: what was edited is published again.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Integer(value) => match (u64::try_from(*value), i64::try_from(*value)) {
+                (Ok(value), _) => serializer.serialize_u64(value),
+                (_, Ok(value)) => serializer.serialize_i64(value),
+                _ => Err(ser::Error::custom(format!("{value} has more than 64 bits"))),
+            },
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Bytes(bytes) => serializer.serialize_bytes(bytes),
+            Self::Array(items) => serializer.collect_seq(items),
+            Self::Map(fields) => serializer.collect_map(fields),
         }
     }
 }

@@ -132,6 +132,36 @@ fn a_wrong_type_says_what_came_and_what_is_expected() {
 }
 
 #[test]
+fn an_instant_is_rfc_3339_with_its_offset() {
+    for good in [
+        "2030-01-01T00:00:00Z",
+        "1999-12-31T23:59:59.123456789-08:00",
+    ] {
+        assert!(
+            accepted(&json!({"expires_at": good})).expires_at.is_some(),
+            "{good}"
+        );
+    }
+    for bad in [
+        json!("2030-01-01"),
+        json!("2030-01-01T00:00:00"),
+        json!("2030-13-01T00:00:00Z"),
+        json!("tomorrow"),
+        json!(1_900_000_000),
+    ] {
+        refused(&json!({"expires_at": bad}), "expires_at", "RFC 3339");
+    }
+}
+
+#[test]
+fn what_is_past_its_instant_has_expired_and_is_still_valid() {
+    let expired = |instant| accepted(&json!({"expires_at": instant})).has_expired();
+    assert!(expired("2001-01-01T00:00:00Z"));
+    assert!(!expired("9999-01-01T00:00:00Z"));
+    assert!(!accepted(&json!({})).has_expired());
+}
+
+#[test]
 fn a_whole_float_is_an_integer() {
     assert_eq!(
         accepted(&json!({"total_time_us": 5e6})).total_time_us,
@@ -287,28 +317,7 @@ fn message_pack_has_bytes() {
         &ceilings(),
     )
     .expect("valid");
-    assert_eq!(plan.runs[0].stage.stdin, b"\xff\0");
-}
-
-#[test]
-fn a_blob_is_refused_by_a_fleet_without_an_object_store() {
-    let blob = json!({"blob": {"digest": format!("sha256:{}", "0".repeat(64)), "size_bytes": 5}});
-    refused(
-        &json!({"files": [blob]}),
-        "files[0].blob",
-        "no object store yet",
-    );
-    refused(
-        &json!({"run": {"stdin": blob}}),
-        "run.stdin.blob",
-        "no object store yet",
-    );
-    let body = serde_json::to_vec(&with(&json!({"files": [blob]}))).expect("encodes");
-    let submission = check_shape(&body, Encoding::Json).expect("a good shape");
-    assert!(matches!(
-        submission.files[0].content,
-        crate::submission::content::Content::Blob(_)
-    ));
+    assert_eq!(plan.runs[0].stage.stdin.inline(), Some(&b"\xff\0"[..]));
 }
 
 #[test]
@@ -323,19 +332,6 @@ fn null_is_as_if_the_field_were_absent() {
         "run.args[0]",
         "expected a string, got null",
     );
-}
-
-#[test]
-fn a_blob_has_a_digest_and_a_size() {
-    let blob = json!({"files": [{"blob": {"digest": null}}]});
-    let body = serde_json::to_vec(&with(&blob)).expect("encodes");
-    let rejected = check_shape(&body, Encoding::Json).expect_err("refused");
-    let paths: Vec<_> = rejected
-        .errors
-        .iter()
-        .map(|error| error.path.as_str())
-        .collect();
-    assert_eq!(paths, ["files[0].blob.digest", "files[0].blob.size_bytes"]);
 }
 
 #[test]

@@ -3,6 +3,21 @@
 use super::*;
 
 #[test]
+fn what_a_build_leaves_in_memory_is_known() {
+    let built = |tests: usize, compile: Option<&str>| {
+        let mut changes = json!({"tests": vec![json!({}); tests]});
+        if let Some(command) = compile {
+            changes["compile"] = json!({"command": [command]});
+        }
+        accepted(&changes).build_bytes()
+    };
+    assert_eq!(built(3, None), ByteSize(0));
+    assert_eq!(built(0, Some("make")), ByteSize(64 << 20));
+    assert_eq!(built(1, Some("make")), ByteSize(64 << 20));
+    assert_eq!(built(2, Some("make")), ByteSize(128 << 20));
+}
+
+#[test]
 fn with_tests_the_run_has_no_stdin() {
     refused(
         &json!({"run": {"stdin": "x"}, "tests": [{}]}),
@@ -10,7 +25,7 @@ fn with_tests_the_run_has_no_stdin() {
         "where there are tests",
     );
     let plan = accepted(&json!({"run": {"stdin": "x"}, "tests": []}));
-    assert_eq!(plan.runs[0].stage.stdin, b"x");
+    assert_eq!(plan.runs[0].stage.stdin.inline(), Some(&b"x"[..]));
 }
 
 #[test]
