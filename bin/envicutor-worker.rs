@@ -32,9 +32,8 @@ struct Args {
     id: Option<String>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    cli::end(run(Args::parse()).await)
+fn main() -> ExitCode {
+    cli::main(run(Args::parse()))
 }
 
 async fn run(args: Args) -> Result<Exit, CliError> {
@@ -49,6 +48,7 @@ async fn run(args: Args) -> Result<Exit, CliError> {
         worker = Worker::connect(&config) => worker?,
         () = shutdown.cancelled() => return Ok(Exit::Ok),
     };
-    worker.run(shutdown).await?;
+    // Boxed: it is large.
+    Box::pin(worker.run(shutdown)).await?;
     Ok(Exit::Ok)
 }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use envicutor::cli::{self, Cli};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    cli::end(Cli::parse().run().await)
+fn main() -> ExitCode {
+    cli::main(Cli::parse().run())
 }
