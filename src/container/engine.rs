@@ -6,7 +6,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 use bollard::{
     Docker,
     errors::Error,
-    models::{ContainerCreateBody, ContainerSummary, ContainerUpdateBody},
+    models::{ContainerCreateBody, ContainerSummary, ContainerUpdateBody, SystemInfo},
     query_parameters::{
         CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
         StatsOptionsBuilder, WaitContainerOptionsBuilder,
@@ -20,7 +20,7 @@ use super::ContainerError;
 /// The Engine.
 #[derive(Clone)]
 pub(super) struct Engine {
-    docker: Docker,
+    pub(super) docker: Docker,
     call_timeout: Duration,
 }
 
@@ -52,6 +52,11 @@ impl Engine {
         Ok(())
     }
 
+    /// What the Engine is and has.
+    pub(super) async fn info(&self) -> Result<SystemInfo, ContainerError> {
+        self.call("say what it is", self.docker.info()).await
+    }
+
     /// The volumes that `image` declares.
     pub(super) async fn volumes_of(&self, image: &str) -> Result<Vec<String>, ContainerError> {
         let inspected = self
@@ -64,20 +69,22 @@ impl Engine {
             .unwrap_or_default())
     }
 
+    /// Creates a container; its id.
     pub(super) async fn create(
         &self,
         name: &str,
         body: ContainerCreateBody,
-    ) -> Result<(), ContainerError> {
+    ) -> Result<String, ContainerError> {
         let image = body.image.clone().unwrap_or_default();
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        self.call(
-            "create a container",
-            self.docker.create_container(Some(options), body),
-        )
-        .await
-        .map_err(|error| missing(error, &image))?;
-        Ok(())
+        let created = self
+            .call(
+                "create a container",
+                self.docker.create_container(Some(options), body),
+            )
+            .await
+            .map_err(|error| missing(error, &image))?;
+        Ok(created.id)
     }
 
     pub(super) async fn start(&self, name: &str) -> Result<(), ContainerError> {
@@ -179,7 +186,7 @@ impl Engine {
         .await
     }
 
-    async fn first<T>(
+    pub(super) async fn first<T>(
         &self,
         doing: &'static str,
         stream: impl Stream<Item = Result<T, Error>>,
@@ -192,7 +199,7 @@ impl Engine {
         self.call(doing, first).await
     }
 
-    async fn call<T>(
+    pub(super) async fn call<T>(
         &self,
         doing: &'static str,
         call: impl Future<Output = Result<T, Error>>,
@@ -222,7 +229,8 @@ fn is_connection(error: &Error) -> bool {
     )
 }
 
-fn status(error: &ContainerError) -> Option<u16> {
+/// The status of an answer that is an error.
+pub(super) fn status(error: &ContainerError) -> Option<u16> {
     match error {
         ContainerError::Refused {
             source: Error::DockerResponseServerError { status_code, .. },

@@ -3,7 +3,8 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::submission::result::FailureCode;
+use super::{host::Finding, oci_runtime::INSTALL_GVISOR};
+use crate::{docker::is_full, submission::result::FailureCode};
 
 /// A container could not be had or used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,45 @@ pub enum ContainerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A runtime's root file system could not be worked on.
+    #[error("the root file system {name} of the runtimes' volume cannot be prepared: {problem}")]
+    Root {
+        /// Its name: the digits of its image's id.
+        name: String,
+        /// What is known.
+        problem: String,
+    },
+    /// Another worker works on a runtime's root file system, and does not end.
+    #[error(
+        "the container {container}, by which another worker prepares a root file system, is still there after {waited:?} \
+         (container.fill_timeout_us). If that worker is gone, remove it by `docker rm -f {container}`"
+    )]
+    RootHeld {
+        /// The container.
+        container: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The agent of a slot was not given its cgroup.
+    #[error("the cgroup of container {container} cannot be given to its agent: {problem}")]
+    Delegation {
+        /// The container's id.
+        container: String,
+        /// What is known.
+        problem: String,
+    },
+    /// The configured isolation cannot be given.
+    #[error(
+        "this host does not allow isolation `sandbox`: {problem}. {}. container.isolation = \"auto\" would take isolation \
+         `container` instead",
+        what_to_do(missing)
+    )]
+    NoSandbox {
+        /// What failed.
+        problem: Box<ContainerError>,
+        /// What was found to be missing.
+        missing: Vec<Finding>,
+    },
     /// The container's agent never connected.
     #[error("the agent of container {name} did not connect: {problem}")]
     NoAgent {
@@ -82,6 +122,17 @@ pub enum ContainerError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The Engine knows no such container runtime.
+    #[error(
+        "the Docker Engine has no runtime {wanted:?} (container.oci_runtime); it has {known}. Name one of these, or register it; \
+         gVisor by `{INSTALL_GVISOR}`"
+    )]
+    NoRuntime {
+        /// `container.oci_runtime`.
+        wanted: String,
+        /// Those that it has.
+        known: String,
+    },
     /// Every uid is in use.
     #[error("all {count} uids from {first} on are in use by containers. Raise container.uid_count")]
     NoUid {
@@ -97,6 +148,18 @@ pub enum ContainerError {
         step: &'static str,
         /// To what.
         path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// What was to be streamed in.
+    #[error("a file cannot be read into the sandbox: {source}")]
+    Feed {
+        /// The system's error.
+        source: io::Error,
+    },
+    /// What came out of it.
+    #[error("what comes out of the sandbox cannot be written to the worker's directory: {source}")]
+    Spool {
         /// The system's error.
         source: io::Error,
     },
@@ -147,14 +210,37 @@ impl ContainerError {
         }
     }
 
-    /// Whether the Engine itself is away (or this worker is closing): no submission could have run, so that none may be
-    /// charged with an attempt.
+    /// Whether it is this machine that fails, its Engine or its disk (or this worker is closing): no submission could have run, so
+    /// that none may be charged with an attempt. What this cannot tell, a probe does.
     pub fn is_outage(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. } | Self::Unanswered { .. } | Self::Closed
-        )
+        match self {
+            Self::Unreachable { .. }
+            | Self::Unanswered { .. }
+            | Self::RootHeld { .. }
+            | Self::NoUid { .. }
+            | Self::File { .. }
+            | Self::Spool { .. }
+            | Self::Closed => true,
+            Self::Refused { source, .. } => is_full(&source.to_string()),
+            Self::Root { problem, .. } => is_full(problem),
+            _ => false,
+        }
     }
+}
+
+/// The command for each thing that is missing.
+pub(super) fn what_to_do(missing: &[Finding]) -> String {
+    let commands: Vec<String> = missing
+        .iter()
+        .map(|it| match &it.command {
+            Some(command) => format!("{}: `{command}`", it.name),
+            None => format!("{}: {}", it.name, it.found),
+        })
+        .collect();
+    if commands.is_empty() {
+        return "Nothing that is known to forbid it was found; see `envicutor doctor`".to_owned();
+    }
+    format!("Missing: {}", commands.join("; "))
 }
 
 /// Names the step and the path of a failed file operation.

@@ -3,29 +3,22 @@
 
 use std::time::Duration;
 
-use envicutor_protocol::{
-    CHUNK_BYTES, Command, Ended, Exit, File, Killed, MemoryFrom, Open, Stage, Stdin, Stream,
-    Touched,
-};
+use envicutor_protocol::{Ended, Exit, Killed, MemoryFrom, Open, Stream, Touched};
 use tokio::time::timeout;
 
 use super::{
-    ContainerError,
+    Collect, Collected, ContainerError, Feed, LaidOut, Pack, Packed, Refused, Spool, Spools,
+    Unpack, Unpacked,
     engine::Engine,
+    oci_runtime::Keeper,
     options::{self, Allowance},
+    orders::{self, GRACE},
+    phase::Phase,
     removal::Occupancy,
     session::Session,
+    tools::Tools,
 };
-use crate::submission::{
-    limits::Limits,
-    plan::{PlannedFile, StagePlan},
-    result::Start,
-    units::{ByteSize, Micros},
-};
-
-/// How long past a stage's wall time its end may be reported: the agent starts it, kills it, and reaps what it left. After
-/// this the agent has failed.
-const GRACE: Duration = Duration::from_secs(15);
+use crate::submission::{limits::Limits, plan::StagePlan, result::Start, units::ByteSize};
 
 /// A work directory of up to this many bytes is kept within the container's overhead.
 const SMALL_BYTES: u64 = 1 << 20;
@@ -39,21 +32,12 @@ pub struct Container {
     session: Session,
     occupancy: Occupancy,
     engine: Engine,
+    keeper: Keeper,
     allowance: Allowance,
     overhead: ByteSize,
     start: Start,
     phase: Phase,
-}
-
-/// What may be done with a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Files may be laid out.
-    Fresh,
-    /// Stages may run.
-    Open,
-    /// Something is under way, or was not seen to its end.
-    Busy,
+    tools: Tools,
 }
 
 /// What is seen of a stage while it runs.
@@ -78,9 +62,9 @@ pub struct Finished {
     /// How it went.
     pub ended: Ended,
     /// What it wrote, at most its limit.
-    pub stdout: Vec<u8>,
+    pub stdout: Spool,
     /// What it wrote to its standard error, at most its limit.
-    pub stderr: Vec<u8>,
+    pub stderr: Spool,
 }
 
 impl Container {
@@ -88,17 +72,21 @@ impl Container {
         session: Session,
         occupancy: Occupancy,
         engine: Engine,
+        keeper: Keeper,
         allowance: Allowance,
         overhead: ByteSize,
+        tools: Tools,
     ) -> Self {
         Self {
             session,
             occupancy,
             engine,
+            keeper,
             allowance,
             overhead,
             start: Start::Cold,
             phase: Phase::Fresh,
+            tools,
         }
     }
 
@@ -124,36 +112,83 @@ impl Container {
     }
 
     /// Writes `files` to the work directory. Once, before the first stage.
-    pub async fn lay_out(&mut self, files: &[PlannedFile]) -> Result<(), ContainerError> {
-        self.enter(Phase::Fresh, "files")?;
+    pub async fn lay_out(&mut self, files: &[LaidOut<'_>]) -> Result<(), ContainerError> {
+        self.phase.enter(Phase::Fresh, "files")?;
+        let bytes = files.iter().map(|it| it.data.size_bytes()).sum();
+        self.make_room(bytes).await?;
         let uid = self.occupancy.uid();
-        self.tell(&Command::Open(Open { uid, gid: uid })).await?;
-        for file in files {
-            self.write(file).await?;
-        }
+        let open = Open::User { uid, gid: uid };
+        let patience = self.engine.call_timeout();
+        orders::offer(&mut self.session, open, files, patience).await?;
+        // A stage may first need other limits: meanwhile the files are written.
+        orders::flush(&mut self.session, patience).await?;
+        self.hold(bytes);
         self.phase = Phase::Open;
         Ok(())
     }
 
-    async fn write(&mut self, file: &PlannedFile) -> Result<(), ContainerError> {
-        let (first, mut rest) = file.data.split_at(file.data.len().min(CHUNK_BYTES));
-        self.tell(&part(file, false, first)).await?;
-        while !rest.is_empty() {
-            let (next, after) = rest.split_at(rest.len().min(CHUNK_BYTES));
-            self.tell(&part(file, true, next)).await?;
-            rest = after;
+    /// Has `archive` unpacked into the work directory.
+    pub(super) async fn unpack(
+        &mut self,
+        archive: Feed<'_>,
+        how: &Unpack,
+    ) -> Result<Result<Unpacked, Refused>, ContainerError> {
+        self.phase.enter(Phase::Open, "an archive")?;
+        let tools = self.tools.clone();
+        // No stage has run: what the first one may use is free.
+        let need = self
+            .overhead
+            .0
+            .saturating_add(tools.memory_to_unpack(&archive, how));
+        self.make_room(need.saturating_sub(self.allowance.memory_bytes))
+            .await?;
+        let unpacked = tools.unpack(&mut self.session, archive, how).await?;
+        if let Ok(unpacked) = &unpacked {
+            self.hold(unpacked.bytes.0);
         }
-        Ok(())
+        self.phase = Phase::Open;
+        Ok(unpacked)
     }
 
-    async fn tell(&mut self, command: &Command) -> Result<(), ContainerError> {
-        let waited = self.engine.call_timeout();
-        timeout(waited, self.session.tell(command))
-            .await
-            .map_err(|_| ContainerError::AgentOverdue {
-                doing: "take the files",
-                waited,
-            })?
+    /// Reads out the files of the work directory that match.
+    pub(super) async fn collect(&mut self, what: &Collect) -> Result<Collected, ContainerError> {
+        self.phase.enter(Phase::Open, "files to collect")?;
+        let tools = self.tools.clone();
+        // Whatever the program has left of its memory.
+        self.make_room(tools.own_memory()).await?;
+        let collected = tools.collect(&mut self.session, what).await?;
+        self.phase = Phase::Open;
+        Ok(collected)
+    }
+
+    /// Reads out the whole work directory.
+    pub(super) async fn pack(
+        &mut self,
+        most: &Pack,
+    ) -> Result<Result<Packed, Refused>, ContainerError> {
+        self.phase.enter(Phase::Open, "a work directory to pack")?;
+        let tools = self.tools.clone();
+        self.make_room(tools.own_memory()).await?;
+        let packed = tools.pack(&mut self.session, most).await?;
+        self.phase = Phase::Open;
+        Ok(packed)
+    }
+
+    /// Gives the container room for `bytes` beside what it has room for.
+    async fn make_room(&mut self, bytes: u64) -> Result<(), ContainerError> {
+        if bytes <= SMALL_BYTES || self.keeper != Keeper::Cgroup {
+            return Ok(());
+        }
+        let mut roomy = self.allowance;
+        roomy.memory_bytes = roomy.memory_bytes.saturating_add(bytes);
+        self.allow(roomy).await
+    }
+
+    /// What lies in the work directory without being a stage's doing takes this much from none.
+    fn hold(&mut self, bytes: u64) {
+        if bytes > SMALL_BYTES {
+            self.overhead = ByteSize(self.overhead.0.saturating_add(bytes));
+        }
     }
 
     /// Runs `stage`, for at most `wall_cap` of wall time (what is left to the submission), and shows what happens meanwhile to
@@ -163,18 +198,19 @@ impl Container {
     pub async fn run(
         &mut self,
         stage: &StagePlan,
+        stdin: Feed<'_>,
         wall_cap: Duration,
         observe: &mut (dyn FnMut(Observed<'_>) + Send),
     ) -> Result<Finished, ContainerError> {
-        self.enter(Phase::Open, "a stage")?;
+        self.phase.enter(Phase::Open, "a stage")?;
         if let Some(in_use) = self.fit(&stage.limits).await? {
             self.phase = Phase::Open;
-            return Ok(out_of_memory(in_use));
+            return Ok(out_of_memory(in_use, &self.session.spools));
         }
         let wall = stage.limits.wall_time_us.duration().min(wall_cap);
-        let order = order(stage, wall);
+        let order = orders::stage(stage, wall, false);
         let waited = wall.saturating_add(GRACE);
-        let finished = timeout(waited, self.session.run(order, &stage.stdin, observe))
+        let finished = timeout(waited, self.session.run(order, stdin, observe))
             .await
             .map_err(|_| ContainerError::AgentOverdue {
                 doing: "end the stage",
@@ -188,27 +224,21 @@ impl Container {
     /// takes of memory comes on top of the stages' limits; `room` is the most that it may be. False where it is more: then
     /// nothing is kept.
     pub async fn keep(&mut self, room: ByteSize) -> Result<bool, ContainerError> {
-        self.enter(Phase::Open, "a work directory to keep")?;
-        if room.0 > SMALL_BYTES {
-            let mut roomy = self.allowance;
-            roomy.memory_bytes = roomy.memory_bytes.saturating_add(room.0);
-            self.allow(roomy).await?;
-        }
+        self.phase.enter(Phase::Open, "a work directory to keep")?;
+        self.make_room(room.0).await?;
         let waited = self.engine.call_timeout();
         let kept = timeout(waited, self.session.keep()).await;
         let kept = kept.map_err(|_| ContainerError::AgentOverdue {
             doing: "keep the work directory",
             waited,
         })??;
-        if let Some(bytes) = kept.filter(|bytes| *bytes > SMALL_BYTES) {
-            self.overhead = ByteSize(self.overhead.0.saturating_add(bytes));
-        }
+        self.hold(kept.unwrap_or_default());
         self.phase = Phase::Open;
         Ok(kept.is_some())
     }
 
     /// Destroys it, in the background: `Containers::close` waits for that.
-    pub async fn destroy(self) {
+    pub(super) async fn destroy(self) {
         let Self {
             session, occupancy, ..
         } = self;
@@ -216,25 +246,11 @@ impl Container {
         drop(occupancy);
     }
 
-    /// Begins what is allowed in `phase`. Whoever ends well leaves the next phase behind.
-    fn enter(&mut self, phase: Phase, what: &'static str) -> Result<(), ContainerError> {
-        if self.phase != phase {
-            let state = match self.phase {
-                Phase::Fresh => "not open yet",
-                Phase::Open => "open already",
-                Phase::Busy => "used up",
-            };
-            return Err(ContainerError::Misused { what, state });
-        }
-        self.phase = Phase::Busy;
-        Ok(())
-    }
-
     /// Gives the container what a stage with `limits` may use. Where earlier stages left more in memory (their files) than
     /// that, it says how much: the stage is over its limit before it begins, and lowering it would make the kernel kill
     /// whatever it finds, the agent included.
     async fn fit(&mut self, limits: &Limits) -> Result<Option<u64>, ContainerError> {
-        let wanted = Allowance::of(limits, self.overhead);
+        let wanted = self.keeper.allowance(limits, self.overhead);
         if wanted == self.allowance {
             return Ok(None);
         }
@@ -257,50 +273,8 @@ impl Container {
     }
 }
 
-fn part(file: &PlannedFile, append: bool, data: &[u8]) -> Command {
-    Command::File(File {
-        path: file.path.clone(),
-        executable: file.executable,
-        append,
-        data: data.to_vec(),
-    })
-}
-
-/// What the agent is told of `stage`. Its input follows in parts.
-fn order(stage: &StagePlan, wall: Duration) -> Stage {
-    let limits = &stage.limits;
-    Stage {
-        argv: stage.argv.clone(),
-        env: stage
-            .env
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
-        limits: envicutor_protocol::Limits {
-            cpu_time_us: limits.cpu_time_us.0,
-            extra_time_us: limits.extra_time_us.0,
-            // Zero is no limit that the protocol knows.
-            wall_time_us: micros(wall).0.max(1),
-            memory_bytes: limits.memory_bytes.0,
-            stack_bytes: limits.stack_bytes.0,
-            processes: limits.processes,
-            open_files: limits.open_files,
-            file_size_bytes: limits.file_size_bytes.0,
-            output_bytes: limits.output_bytes.0,
-        },
-        stdin: Stdin {
-            data: Vec::new(),
-            last: true,
-        },
-    }
-}
-
-fn micros(duration: Duration) -> Micros {
-    Micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
-}
-
 /// A stage that could not begin, because what was there before it is over its memory limit.
-fn out_of_memory(in_use: u64) -> Finished {
+fn out_of_memory(in_use: u64, spools: &Spools) -> Finished {
     Finished {
         ended: Ended {
             exit: Exit::Signal(SIGKILL),
@@ -315,8 +289,9 @@ fn out_of_memory(in_use: u64) -> Finished {
             memory_peak_bytes: in_use,
             memory_from: MemoryFrom::Cgroup,
             processes_peak: 0,
+            warm: false,
         },
-        stdout: Vec::new(),
-        stderr: Vec::new(),
+        stdout: spools.spool(),
+        stderr: spools.spool(),
     }
 }

@@ -1,5 +1,5 @@
-//! What the outer wall is made of: the options of a container. No I/O; whoever wants to know what holds a submission reads
-//! this file.
+//! What the outer wall is made of: the options of a container for one submission, and what slots share with it. No I/O; whoever
+//! wants to know what holds a submission reads this file.
 
 use std::{collections::HashMap, path::Path};
 
@@ -7,9 +7,9 @@ use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
     HostConfigLogConfig, Mount, MountType,
 };
-use envicutor_protocol::{AGENT_PATH, SOCKET_DIR, WORK_DIR};
+use envicutor_protocol::{AGENT_PATH, SOCKET_DIR, WATCH, WORK_DIR};
 
-use super::{Request, sweep::Labels};
+use super::{Request, oci_runtime::Keeper, sweep::Labels};
 use crate::{
     config,
     submission::{limits::Limits, units::ByteSize},
@@ -57,15 +57,28 @@ impl Allowance {
 /// The container for `request`.
 pub(super) fn create(
     config: &config::Container,
+    keeper: Keeper,
     request: &Request,
     place: &Place<'_>,
 ) -> ContainerCreateBody {
+    let arguments = match keeper {
+        Keeper::Cgroup => Vec::new(),
+        Keeper::Agent(_) => vec![WATCH.to_owned()],
+    };
     ContainerCreateBody {
         image: Some(request.image.clone()),
-        entrypoint: Some(vec![AGENT_PATH.to_owned()]),
-        cmd: Some(Vec::new()),
-        env: Some(Vec::new()),
+        cmd: Some(arguments),
         user: Some("0:0".to_owned()),
+        host_config: Some(host_config(config, keeper, request, place)),
+        ..common(place)
+    }
+}
+
+/// What every container with an agent has.
+pub(super) fn common(place: &Place<'_>) -> ContainerCreateBody {
+    ContainerCreateBody {
+        entrypoint: Some(vec![AGENT_PATH.to_owned()]),
+        env: Some(Vec::new()),
         working_dir: Some("/".to_owned()),
         hostname: Some(HOST_NAME.to_owned()),
         healthcheck: Some(HealthConfig {
@@ -73,13 +86,32 @@ pub(super) fn create(
             ..Default::default()
         }),
         labels: Some(place.labels.of(place.uid)),
-        host_config: Some(host_config(config, request, place)),
         ..Default::default()
     }
 }
 
-fn host_config(config: &config::Container, request: &Request, place: &Place<'_>) -> HostConfig {
-    let allowance = Allowance::of(&request.limits, config.overhead_bytes);
+fn host_config(
+    config: &config::Container,
+    keeper: Keeper,
+    request: &Request,
+    place: &Place<'_>,
+) -> HostConfig {
+    let allowance = keeper.allowance(&request.limits, config.overhead_bytes);
+    HostConfig {
+        // For the agent: to make its stages another user's, and to end them.
+        cap_add: Some(["SETUID", "SETGID", "KILL"].map(str::to_owned).to_vec()),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        tmpfs: Some(in_memory(config, request, place.uid)),
+        memory: Some(signed(allowance.memory_bytes)),
+        memory_swap: Some(signed(allowance.memory_bytes)),
+        pids_limit: Some(signed(allowance.processes)),
+        nano_cpus: Some(nano_cpus(config.cpus)),
+        ..common_host_config(config, place)
+    }
+}
+
+/// What holds every container with an agent.
+pub(super) fn common_host_config(config: &config::Container, place: &Place<'_>) -> HostConfig {
     HostConfig {
         network_mode: Some("none".to_owned()),
         ipc_mode: Some("private".to_owned()),
@@ -87,19 +119,11 @@ fn host_config(config: &config::Container, request: &Request, place: &Place<'_>)
         // none, and version 2 would lose `nsdelegate` there.
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        // For the agent: to make its stages another user's, and to end them.
-        cap_add: Some(["SETUID", "SETGID", "KILL"].map(str::to_owned).to_vec()),
-        security_opt: Some(vec!["no-new-privileges".to_owned()]),
         readonly_rootfs: Some(true),
         mounts: Some(vec![
             bind(place.agent, AGENT_PATH),
             bind(place.socket_dir, SOCKET_DIR),
         ]),
-        tmpfs: Some(in_memory(config, request, place.uid)),
-        memory: Some(signed(allowance.memory_bytes)),
-        memory_swap: Some(signed(allowance.memory_bytes)),
-        pids_limit: Some(signed(allowance.processes)),
-        nano_cpus: Some(nano_cpus(config.cpus)),
         oom_score_adj: Some(OOM_SCORE),
         log_config: Some(HostConfigLogConfig {
             typ: Some("none".to_owned()),
@@ -142,7 +166,7 @@ fn in_memory(config: &config::Container, request: &Request, uid: u32) -> HashMap
 }
 
 /// A read-only bind mount. Unlike the short form, this one refuses a source that is not there.
-fn bind(source: &Path, target: &str) -> Mount {
+pub(super) fn bind(source: &Path, target: &str) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
         source: Some(source.to_string_lossy().into_owned()),
@@ -162,7 +186,8 @@ pub(super) fn update(allowance: Allowance) -> ContainerUpdateBody {
     }
 }
 
-fn signed(number: u64) -> i64 {
+/// A number as the Engine's API has it.
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -181,6 +206,7 @@ mod tests {
 
     fn request() -> Request {
         Request {
+            tenant: crate::submission::names::Tenant::default_tenant(),
             image: "sha256:0".to_owned(),
             disk_bytes: ByteSize(1 << 20),
             inodes: 10,
@@ -197,19 +223,22 @@ mod tests {
                 inodes: 10,
                 output_bytes: ByteSize(1),
             },
+            fresh: false,
         }
     }
 
     fn created() -> HostConfig {
+        created_with(Keeper::Cgroup).host_config.expect("set")
+    }
+
+    fn created_with(keeper: Keeper) -> ContainerCreateBody {
         let place = Place {
             uid: 700_001,
             agent: Path::new("/state/agent"),
             socket_dir: Path::new("/state/c/x"),
             labels: &Labels::new("host", "worker", Path::new("/state/lock")),
         };
-        create(&config::Container::default(), &request(), &place)
-            .host_config
-            .expect("set")
+        create(&config::Container::default(), keeper, &request(), &place)
     }
 
     #[test]
@@ -233,6 +262,18 @@ mod tests {
         assert_eq!(host_config.memory, Some(72 << 20));
         assert_eq!(host_config.memory_swap, host_config.memory);
         assert_eq!(host_config.pids_limit, Some(5));
+    }
+
+    #[test]
+    fn an_agent_that_keeps_the_limits_is_told_so_and_has_room() {
+        let created = created_with(Keeper::Agent(Allowance {
+            memory_bytes: 2 << 30,
+            processes: 5_000,
+        }));
+        assert_eq!(created.cmd, Some(vec![WATCH.to_owned()]));
+        let host_config = created.host_config.expect("set");
+        assert_eq!(host_config.memory, Some(2 << 30));
+        assert_eq!(host_config.pids_limit, Some(5_000));
     }
 
     #[test]

@@ -107,14 +107,14 @@ impl Pool {
         let slots = slots.max(1);
         let starts = slots.clamp(STARTS.0, STARTS.1);
         let pool = Arc::new(Self {
-            capacity: maker.config.pool_size.unwrap_or(slots * 2),
+            capacity: maker.starter.config.pool_size.unwrap_or(slots * 2),
             slots,
-            idle_for: maker.config.pool_idle_us.duration(),
+            idle_for: maker.starter.config.pool_idle_us.duration(),
             starts: Semaphore::new(starts),
             ahead: Semaphore::new(starts / 2),
             shelves: Mutex::default(),
-            tasks: maker.remover.tasks.clone(),
-            closing: maker.remover.closing.clone(),
+            tasks: maker.starter.remover.tasks.clone(),
+            closing: maker.starter.remover.closing.clone(),
             shelved: Notify::new(),
             maker,
         });
@@ -138,6 +138,16 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Whether a container can be made: one is, of an image of ours, and let go of.
+    pub(super) async fn probe(&self) -> Result<(), ContainerError> {
+        if self.closing.is_cancelled() {
+            return Err(ContainerError::Closed);
+        }
+        // Never closed.
+        let _permit = self.starts.acquire().await;
+        self.maker.probe().await
     }
 
     fn claim(self: &Arc<Self>, request: &Request) -> Result<Claim, ContainerError> {

@@ -59,10 +59,11 @@ pub(super) enum Existence {
 #[derive(Debug)]
 struct Belongings {
     name: String,
-    socket_dir: PathBuf,
     existence: Existence,
-    /// Last, so that it is free after everything else is gone.
-    uid: Uid,
+    /// None of a helper's.
+    socket_dir: Option<PathBuf>,
+    /// None of a helper's. Last, so that it is free after everything else is gone.
+    uid: Option<Uid>,
 }
 
 /// A container's hold on this machine. Dropped, everything of it is removed.
@@ -85,11 +86,20 @@ impl Remover {
 
     /// Begins to hold on to what the container `name` takes, before it takes anything.
     pub(super) fn occupy(&self, name: String, socket_dir: PathBuf, uid: Uid) -> Occupancy {
+        self.hold(name, Some(socket_dir), Some(uid))
+    }
+
+    /// The same for a helper, which has no agent that connects.
+    pub(super) fn occupy_helper(&self, name: String) -> Occupancy {
+        self.hold(name, None, None)
+    }
+
+    fn hold(&self, name: String, socket_dir: Option<PathBuf>, uid: Option<Uid>) -> Occupancy {
         Occupancy {
             belongings: Some(Belongings {
                 name,
-                socket_dir,
                 existence: Existence::None,
+                socket_dir,
                 uid,
             }),
             remover: self.clone(),
@@ -108,7 +118,9 @@ impl Remover {
             uid,
         } = belongings;
         self.remove(&name, existence).await;
-        if let Err(error) = remove_tree(&socket_dir) {
+        if let Some(socket_dir) = socket_dir
+            && let Err(error) = remove_tree(&socket_dir)
+        {
             warn!(%error, container = name, "a socket directory stays behind");
         }
         debug!(container = name, "a container is gone");
@@ -163,7 +175,8 @@ impl Occupancy {
     }
 
     pub(super) fn uid(&self) -> u32 {
-        self.belongings().map_or(0, |it| it.uid.number())
+        let uid = self.belongings().and_then(|it| it.uid.as_ref());
+        uid.map_or(0, Uid::number)
     }
 
     pub(super) fn set(&mut self, existence: Existence) {

@@ -1,22 +1,29 @@
 //! The worker's side of the agent protocol: frames over one unix socket.
 //!
 //! Reading never waits on writing nor the other way round, so that neither a program that does not read its input nor one
-//! that floods its output can stall the conversation. Whatever the agent sends, memory is bounded: by a frame, and by the
-//! stage's `output_bytes` for each stream.
+//! that floods its output can stall the conversation. Whatever the agent sends, memory is bounded: by a frame, and by what a
+//! spool has in memory for each stream.
 
 use std::io::ErrorKind;
 
 use bytes::{Buf, BytesMut};
 use envicutor_protocol::{
-    CHUNK_BYTES, Command, Ended, MAX_FRAME_BYTES, Report, Stage, Stdin, Stream, VERSION, decode,
-    encode, frame_length,
+    CHUNK_BYTES, Command, Ended, Limits, MAX_FRAME_BYTES, Prepare, Report, Stage, Stdin, Task,
+    Tool, VERSION, decode, encode, frame_length,
 };
 use tokio::{
     io::{AsyncWriteExt, Interest},
     net::UnixStream,
 };
 
-use super::{ContainerError, Finished, Observed};
+use super::{
+    ContainerError, Feed, Finished, Observed, Spools,
+    streams::{Input, Outputs},
+    tools::{Listener, Take},
+};
+
+/// What is offered waits for more until it is as much as this.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Room that is made for each read.
 const READ_BYTES: usize = CHUNK_BYTES;
@@ -25,6 +32,8 @@ const READ_BYTES: usize = CHUNK_BYTES;
 #[derive(Debug)]
 pub(super) struct Session {
     stream: UnixStream,
+    /// Where outputs go.
+    pub(super) spools: Spools,
     /// Read, not yet taken as reports: a frame at most, and what came with its end.
     incoming: BytesMut,
     /// To be written.
@@ -33,9 +42,10 @@ pub(super) struct Session {
 
 impl Session {
     /// Waits for the agent's hello.
-    pub(super) async fn greet(stream: UnixStream) -> Result<Self, ContainerError> {
+    pub(super) async fn greet(stream: UnixStream, spools: Spools) -> Result<Self, ContainerError> {
         let mut session = Self {
             stream,
+            spools,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
         };
@@ -56,9 +66,15 @@ impl Session {
             && nothing.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// Sends `command`, and waits until the socket has taken it. Not for while a stage runs.
-    pub(super) async fn tell(&mut self, command: &Command) -> Result<(), ContainerError> {
+    /// Sends `command` with what follows it, at the latest with the next that waits for an answer: one write and one wake of
+    /// the agent for all. Whether so much waits that it is to be flushed first.
+    pub(super) fn offer(&mut self, command: &Command) -> Result<bool, ContainerError> {
         self.queue(command)?;
+        Ok(self.outgoing.len() >= BATCH_BYTES)
+    }
+
+    /// Waits until the socket has taken everything. Not for while a stage runs.
+    pub(super) async fn flush(&mut self) -> Result<(), ContainerError> {
         while !self.outgoing.is_empty() {
             self.exchange("while it was given files").await?;
             if let Some(report) = self.next_report()? {
@@ -68,9 +84,27 @@ impl Session {
         Ok(())
     }
 
+    /// Has what all stages of a slot share made ready.
+    pub(super) async fn prepare(&mut self, prepare: Prepare) -> Result<(), ContainerError> {
+        self.queue(&Command::Prepare(prepare))?;
+        match self.report("while it made the slot ready").await? {
+            Report::Prepared => Ok(()),
+            other => Err(out_of_order(&other, "prepared")),
+        }
+    }
+
+    /// Ends the submission in a slot: what is not as it was before it, if anything.
+    pub(super) async fn close_submission(&mut self) -> Result<Option<String>, ContainerError> {
+        self.queue(&Command::Close)?;
+        match self.report("while it cleared the slot").await? {
+            Report::Closed { anomaly } => Ok(anomaly),
+            other => Err(out_of_order(&other, "closed")),
+        }
+    }
+
     /// Has the work directory kept: the memory that this takes, in bytes, or `None` where there is no room.
     pub(super) async fn keep(&mut self) -> Result<Option<u64>, ContainerError> {
-        self.tell(&Command::Keep).await?;
+        self.queue(&Command::Keep)?;
         match self.report("while it kept the work directory").await? {
             Report::Kept { bytes } => Ok(bytes),
             other => Err(out_of_order(&other, "kept")),
@@ -82,28 +116,73 @@ impl Session {
     pub(super) async fn run(
         &mut self,
         mut stage: Stage,
-        stdin: &[u8],
+        stdin: Feed<'_>,
         observe: &mut (dyn FnMut(Observed<'_>) + Send),
     ) -> Result<Finished, ContainerError> {
-        let mut input = Input {
-            rest: stdin,
-            promised: true,
-        };
-        let mut outputs = Outputs::new(stage.limits.output_bytes);
-        stage.stdin = input.next_part();
+        let mut input = Input::of(stdin);
+        let mut outputs = Outputs::new(stage.limits.output_bytes, &self.spools);
+        stage.stdin = input.next_part(Vec::new()).await?;
         self.queue(&Command::Stage(Box::new(stage)))?;
         loop {
             match self.report("while a stage ran").await? {
                 Report::Started => outputs.start(observe)?,
-                Report::Output { stream, data } => outputs.take(stream, &data, observe)?,
+                Report::Output { stream, data } => outputs.take(stream, &data, observe).await?,
                 Report::StdinWanted if input.promised => {
-                    let part = input.next_part();
+                    let part = input.next_part(Vec::new()).await?;
                     self.queue(&Command::Stdin(part))?;
                 }
                 Report::Ended(ended) => return Ok(outputs.finish(*ended)),
                 other => return Err(out_of_order(&other, "what a running stage has to say")),
             }
         }
+    }
+
+    /// Runs a tool for `task` with `feed` after it, and has `take` see what it says.
+    pub(super) async fn tool(
+        &mut self,
+        limits: Limits,
+        task: &Task,
+        feed: Feed<'_>,
+        take: &mut impl Take,
+    ) -> Result<(Ended, Listener), ContainerError> {
+        let mut input = Input::of(feed);
+        let mut listener = Listener::new(limits.output_bytes);
+        let stdin = self.begin_tool(task, &mut input).await?;
+        self.queue(&Command::Tool(Box::new(Tool { limits, stdin })))?;
+        loop {
+            match self.report("while a tool ran").await? {
+                Report::Started => {}
+                Report::Output { stream, data } => {
+                    let was_fine = listener.is_fine();
+                    listener.hear(stream, &data, take).await?;
+                    if was_fine && !listener.is_fine() {
+                        self.queue(&Command::Kill)?;
+                    }
+                }
+                Report::StdinWanted if input.promised => {
+                    let part = input.next_part(Vec::new()).await?;
+                    self.queue(&Command::Stdin(part))?;
+                }
+                Report::Ended(ended) => return Ok((*ended, listener)),
+                other => return Err(out_of_order(&other, "what a running tool has to say")),
+            }
+        }
+    }
+
+    /// A tool's first input: the frame of its task, and as much of what follows as there is room for.
+    async fn begin_tool(
+        &self,
+        task: &Task,
+        input: &mut Input<'_>,
+    ) -> Result<Stdin, ContainerError> {
+        let head = encode(task).map_err(|error| ContainerError::Protocol(error.to_string()))?;
+        if head.len() > CHUNK_BYTES {
+            let size = head.len();
+            return Err(ContainerError::Protocol(format!(
+                "a tool's task takes {size} bytes, expected at most {CHUNK_BYTES}"
+            )));
+        }
+        input.next_part(head).await
     }
 
     /// Closes the socket: the agent ends.
@@ -187,9 +266,11 @@ impl Session {
 }
 
 /// The name of a report that came where something else was expected. Never its content: that may be large, and a program's.
-fn out_of_order(report: &Report, expected: &str) -> ContainerError {
+pub(super) fn out_of_order(report: &Report, expected: &str) -> ContainerError {
     let name = match report {
         Report::Hello { .. } => "hello",
+        Report::Prepared => "prepared",
+        Report::Closed { .. } => "closed",
         Report::Kept { .. } => "kept",
         Report::Started => "started",
         Report::Output { .. } => "output",
@@ -200,309 +281,8 @@ fn out_of_order(report: &Report, expected: &str) -> ContainerError {
     ContainerError::Protocol(format!("it sent {name}, expected {expected}"))
 }
 
-/// A stage's standard input, in parts.
-struct Input<'a> {
-    rest: &'a [u8],
-    /// The last part is still to come.
-    promised: bool,
-}
-
-impl Input<'_> {
-    fn next_part(&mut self) -> Stdin {
-        let (part, rest) = self.rest.split_at(self.rest.len().min(CHUNK_BYTES));
-        self.rest = rest;
-        self.promised = !rest.is_empty();
-        Stdin {
-            data: part.to_vec(),
-            last: !self.promised,
-        }
-    }
-}
-
-/// What a stage has written so far.
-struct Outputs {
-    started: bool,
-    limit: u64,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Outputs {
-    fn new(limit: u64) -> Self {
-        Self {
-            started: false,
-            limit,
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-        }
-    }
-
-    fn start(
-        &mut self,
-        observe: &mut (dyn FnMut(Observed<'_>) + Send),
-    ) -> Result<(), ContainerError> {
-        if self.started {
-            return Err(out_of_order(&Report::Started, "it once"));
-        }
-        self.started = true;
-        observe(Observed::Started);
-        Ok(())
-    }
-
-    fn take(
-        &mut self,
-        stream: Stream,
-        data: &[u8],
-        observe: &mut (dyn FnMut(Observed<'_>) + Send),
-    ) -> Result<(), ContainerError> {
-        let collected = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        let offset_bytes = collected.len() as u64;
-        let too_much =
-            data.len() > CHUNK_BYTES || offset_bytes.saturating_add(data.len() as u64) > self.limit;
-        if too_much || !self.started {
-            return Err(ContainerError::Protocol(format!(
-                "it sent {} bytes of {stream:?} after {offset_bytes}, expected at most {CHUNK_BYTES} at a time and {} in \
-                 all, after started",
-                data.len(),
-                self.limit
-            )));
-        }
-        collected.extend_from_slice(data);
-        observe(Observed::Output {
-            stream,
-            offset_bytes,
-            data,
-        });
-        Ok(())
-    }
-
-    fn finish(self, ended: Ended) -> Finished {
-        Finished {
-            ended,
-            stdout: self.stdout,
-            stderr: self.stderr,
-        }
-    }
-}
-
 // A frame and a read beyond it is the most that `incoming` holds.
 const _: () = assert!(MAX_FRAME_BYTES <= 1 << 20);
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use envicutor_protocol::{Exit, Limits, MemoryFrom, Touched};
-    use tokio::{io::AsyncReadExt, time::timeout};
-
-    use super::*;
-
-    const OUTPUT_BYTES: u64 = 100_000;
-
-    /// An agent that does what the test says.
-    struct Agent(UnixStream);
-
-    impl Agent {
-        async fn send(&mut self, report: &Report) {
-            let frame = encode(report).expect("encodes");
-            self.0.write_all(&frame).await.expect("sent");
-        }
-
-        async fn receive(&mut self) -> Command {
-            let mut prefix = [0; 4];
-            self.0.read_exact(&mut prefix).await.expect("a length");
-            let mut payload = vec![0; frame_length(prefix).expect("in bounds")];
-            self.0.read_exact(&mut payload).await.expect("a payload");
-            decode(&payload).expect("a command")
-        }
-    }
-
-    async fn greeted() -> (Session, Agent) {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let mut agent = Agent(theirs);
-        agent.send(&Report::Hello { version: VERSION }).await;
-        (Session::greet(ours).await.expect("greeted"), agent)
-    }
-
-    fn stage() -> Stage {
-        Stage {
-            argv: vec!["true".to_owned()],
-            env: Vec::new(),
-            limits: Limits {
-                cpu_time_us: 1,
-                extra_time_us: 0,
-                wall_time_us: 1,
-                memory_bytes: 1,
-                stack_bytes: 1,
-                processes: 1,
-                open_files: 1,
-                file_size_bytes: 1,
-                output_bytes: OUTPUT_BYTES,
-            },
-            stdin: Stdin {
-                data: Vec::new(),
-                last: true,
-            },
-        }
-    }
-
-    fn ended() -> Report {
-        Report::Ended(Box::new(Ended {
-            exit: Exit::Code(0),
-            killed: None,
-            touched: Touched::default(),
-            cpu_user_us: 1,
-            cpu_system_us: 1,
-            wall_us: 1,
-            memory_peak_bytes: 1,
-            memory_from: MemoryFrom::Rusage,
-            processes_peak: 1,
-        }))
-    }
-
-    fn output(data: &[u8]) -> Report {
-        Report::Output {
-            stream: Stream::Stdout,
-            data: data.to_vec(),
-        }
-    }
-
-    async fn run(session: &mut Session, stdin: &[u8]) -> Result<Finished, ContainerError> {
-        let mut ignore = |_: Observed<'_>| {};
-        let run = session.run(stage(), stdin, &mut ignore);
-        timeout(Duration::from_secs(10), run)
-            .await
-            .expect("in time")
-    }
-
-    #[tokio::test]
-    async fn another_version_is_refused() {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        Agent(theirs).send(&Report::Hello { version: 99 }).await;
-        let error = Session::greet(ours).await.expect_err("refused").to_string();
-        assert!(error.contains("version 99"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn input_is_fed_when_it_is_wanted() {
-        let (mut session, mut agent) = greeted().await;
-        let stdin: Vec<u8> = (0..=255).cycle().take(CHUNK_BYTES * 2 + 5).collect();
-        let play = async {
-            let Command::Stage(stage) = agent.receive().await else {
-                panic!("no stage")
-            };
-            let (mut fed, mut last) = (stage.stdin.data, stage.stdin.last);
-            while !last {
-                agent.send(&Report::StdinWanted).await;
-                let Command::Stdin(part) = agent.receive().await else {
-                    panic!("no input")
-                };
-                fed.extend(part.data);
-                last = part.last;
-            }
-            agent.send(&ended()).await;
-            fed
-        };
-        let (finished, fed) = tokio::join!(run(&mut session, &stdin), play);
-        finished.expect("finished");
-        assert_eq!(fed, stdin);
-    }
-
-    #[tokio::test]
-    async fn more_input_wanted_than_there_is_breaks_the_protocol() {
-        let (mut session, mut agent) = greeted().await;
-        agent.send(&Report::StdinWanted).await;
-        let error = run(&mut session, b"").await.expect_err("refused");
-        assert!(matches!(error, ContainerError::Protocol(_)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn more_output_than_allowed_breaks_the_protocol() {
-        let (mut session, mut agent) = greeted().await;
-        agent.send(&Report::Started).await;
-        agent.send(&output(&vec![0; CHUNK_BYTES])).await;
-        agent.send(&output(&vec![0; CHUNK_BYTES])).await;
-        let error = run(&mut session, b"").await.expect_err("refused");
-        assert!(matches!(error, ContainerError::Protocol(_)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_frame_out_of_bounds_is_refused_before_it_has_come() {
-        let (mut session, mut agent) = greeted().await;
-        agent.0.write_all(&[0xff; 4]).await.expect("sent");
-        let error = run(&mut session, b"").await.expect_err("refused");
-        assert!(matches!(error, ContainerError::Protocol(_)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn reports_are_read_while_the_agent_reads_nothing() {
-        let (mut session, mut agent) = greeted().await;
-        let mut huge = stage();
-        // More than the socket takes.
-        huge.argv = vec!["x".repeat(900 << 10)];
-        agent.send(&Report::Started).await;
-        agent.send(&output(b"hello")).await;
-        agent.send(&ended()).await;
-        let mut ignore = |_: Observed<'_>| {};
-        let run = session.run(huge, b"", &mut ignore);
-        let finished = timeout(Duration::from_secs(10), run)
-            .await
-            .expect("reading does not wait on writing")
-            .expect("finished");
-        assert_eq!(finished.stdout, b"hello");
-    }
-
-    #[tokio::test]
-    async fn the_last_words_of_an_agent_are_heard() {
-        let (mut session, mut agent) = greeted().await;
-        agent
-            .send(&Report::Failed {
-                step: "fork".to_owned(),
-                object: "true".to_owned(),
-                error: "no memory".to_owned(),
-            })
-            .await;
-        drop(agent);
-        let error = run(&mut session, b"").await.expect_err("failed");
-        assert!(
-            matches!(error, ContainerError::AgentFailed { .. }),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_is_gone_is_noticed() {
-        let (mut session, agent) = greeted().await;
-        assert!(session.is_quiet());
-        drop(agent);
-        session.stream.readable().await.expect("closed");
-        assert!(!session.is_quiet());
-        let error = run(&mut session, b"").await.expect_err("gone");
-        assert!(matches!(error, ContainerError::AgentGone(_)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn the_observer_sees_everything_in_order_with_its_offset() {
-        let (mut session, mut agent) = greeted().await;
-        agent.send(&Report::Started).await;
-        agent.send(&output(b"ab")).await;
-        agent.send(&output(b"c")).await;
-        agent.send(&ended()).await;
-        let mut seen = Vec::new();
-        session
-            .run(stage(), b"", &mut |observed| {
-                seen.push(match observed {
-                    Observed::Started => "started".to_owned(),
-                    Observed::Output {
-                        offset_bytes, data, ..
-                    } => format!("{offset_bytes}:{}", data.escape_ascii()),
-                });
-            })
-            .await
-            .expect("finished");
-        assert_eq!(seen, ["started", "0:ab", "2:c"]);
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ use super::{
     ContainerError,
     engine::{Engine, Removal},
     error::Naming,
-    state_dir::{LOCK, StateDir, remove_tree},
+    state_dir::{LOCK, StateDir, remove_worker_dir},
     uids::Uids,
 };
 
@@ -27,7 +27,7 @@ const LABEL: &str = "envicutor";
 /// The host that a container's worker runs on.
 const HOST: &str = "envicutor.host";
 /// The worker's id.
-const WORKER: &str = "envicutor.worker";
+pub(crate) const WORKER: &str = "envicutor.worker";
 /// The worker's lock file.
 const LOCK_FILE: &str = "envicutor.lock";
 /// The container's host uid.
@@ -58,12 +58,28 @@ impl Labels {
 
     /// The labels of the container with this uid.
     pub(super) fn of(&self, uid: u32) -> HashMap<String, String> {
-        let own = [(UID.to_owned(), uid.to_string())];
-        let shared = self
-            .0
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.clone()));
-        shared.chain(own).collect()
+        let mut labels = self.of_helper();
+        labels.insert(UID.to_owned(), uid.to_string());
+        labels
+    }
+
+    /// The labels of a helper, which has no uid of its own.
+    pub(super) fn of_helper(&self) -> HashMap<String, String> {
+        let shared = self.0.iter();
+        shared
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect()
+    }
+
+    /// Whether `container` is this worker's, or a dead one's of this host.
+    pub(super) fn are_of_own_or_dead(&self, container: &ContainerSummary) -> bool {
+        let label = |name| container.labels.as_ref().and_then(|it| it.get(name));
+        let own = |name| self.0.get(name);
+        // The lock of another host's worker says nothing here.
+        label(HOST) == own(HOST)
+            && label(LOCK_FILE).is_some_and(|lock| {
+                Some(lock) == own(LOCK_FILE) || Owners::new(Path::new("")).lock(Path::new(lock))
+            })
     }
 }
 
@@ -186,13 +202,17 @@ fn remove_directories(own: &StateDir, owners: &mut Owners<'_>) -> Result<(), Con
         if path == own.path() || !path.is_dir() {
             continue;
         }
+        // An empty one is nobody's: of a worker that died before it took its lock, or of one that is about to, and makes it anew.
+        if fs::remove_dir(&path).is_ok() {
+            continue;
+        }
         let lock = path.join(LOCK);
         let dead = if lock.exists() {
             owners.lock(&lock)
         } else {
             holds_a_worker(&path) && !is_young(&path)
         };
-        if dead && let Err(error) = remove_tree(&path) {
+        if dead && let Err(error) = remove_worker_dir(&path) {
             warn!(%error, "a dead worker's directory stays behind");
         }
     }
@@ -206,5 +226,6 @@ fn holds_a_worker(path: &Path) -> bool {
 
 fn is_young(path: &Path) -> bool {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < YOUNG))
+    // One from the future says that the clock was set back.
+    modified.is_ok_and(|at| at.elapsed().map_or(true, |age| age < YOUNG))
 }

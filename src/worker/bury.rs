@@ -1,19 +1,18 @@
 //! Burying: what cannot be run ends as a dead letter and a `failed` result, in this order, so that a `failed` result always has
 //! its letter.
 
-use std::collections::BTreeMap;
-
-use async_nats::HeaderMap;
 use time::OffsetDateTime;
 
 use super::{
     attempts::History,
     life::{End, Life, Step},
+    settle::Won,
 };
 use crate::{
-    bus::dead_letters::DeadLetters,
+    bus::{dead_letters::DeadLetters, publish::kept_headers},
     submission::{
         dead_letter::{DeadLetter, Original, Reason},
+        names::SubmissionId,
         result::{Failure, FailureCode, Outcome, SubmissionResult},
     },
 };
@@ -28,6 +27,7 @@ impl Life {
         message: String,
     ) -> Step<()> {
         let letter = self.letter(history, code, stage, &message).await?;
+        fail_point!(Buried, &self.facts.address.raw_id);
         let now = OffsetDateTime::now_utc();
         let mut result = self
             .facts
@@ -38,39 +38,65 @@ impl Life {
             stage: stage.to_owned(),
             attempts: history.attempts(),
         });
-        if !self.settle(result).await? {
+        let Won::Another(other) = self.settle(result).await? else {
+            return Ok(());
+        };
+        let failed_too =
+            other.outcome == Outcome::Failed && other.generation == self.facts.generation;
+        // The letter is right, with this reason as with another.
+        if failed_too || self.is_of_other_content(&other) {
+            return Ok(());
+        }
+        if let Some(letter) = letter {
             let removed = DeadLetters::new(&self.fleet.bus).delete(letter).await;
             removed.map_err(|error| self.nats(&error))?;
         }
         Ok(())
     }
 
-    /// The dead letter of this generation, published and acknowledged: its place in the stream. With the dead letters full
-    /// the message waits.
+    /// The dead letter of this generation and content, published and acknowledged: its place in the stream. With the dead letters
+    /// full the message waits. An id that breaks the rule has no letter.
     pub(super) async fn letter(
         &self,
         history: &History,
         code: FailureCode,
         stage: &str,
         message: &str,
-    ) -> Step<u64> {
-        let Some(id) = self.facts.address.id() else {
-            self.journal
-                .warn("it failed under an id that breaks the rule: it cannot be dead-lettered");
-            return Err(End::HandBack(
-                self.fleet.config.worker.retry_max_us.duration(),
-            ));
+    ) -> Step<Option<u64>> {
+        let Some(id) = &self.facts.id else {
+            return Ok(None);
         };
-        let letter = DeadLetter {
+        let letters = DeadLetters::new(&self.fleet.bus);
+        if self.delivery.num_delivered > 1 {
+            // The server knows what it stored for a short time only.
+            let (tenant, generation) = (&self.facts.address.tenant, self.facts.generation);
+            let found = letters.find_content(tenant, id, generation, &self.facts.digest);
+            if let Some(standing) = found.await.map_err(|error| self.nats(&error))? {
+                return Ok(Some(standing));
+            }
+        }
+        let reason = Reason {
+            code,
+            message: message.to_owned(),
+            stage: stage.to_owned(),
+        };
+        self.journal.warn(&format!("dead: {message}"));
+        let letter = self.compose(id.clone(), history, reason);
+        let published = letters.publish(&letter, self.facts.encoding).await;
+        published.map(Some).map_err(|error| {
+            self.journal
+                .warn(&format!("the dead letter was not stored: {error}"));
+            End::HandBack(self.fleet.config.worker.retry_max_us.duration())
+        })
+    }
+
+    fn compose(&self, id: SubmissionId, history: &History, reason: Reason) -> DeadLetter {
+        DeadLetter {
             tenant: self.facts.address.tenant.clone(),
             id,
             generation: self.facts.generation,
             lane: self.facts.address.lane,
-            reason: Reason {
-                code,
-                message: message.to_owned(),
-                stage: stage.to_owned(),
-            },
+            reason,
             attempts: history.list().to_vec(),
             submission: Original {
                 content_type: self.facts.content_type.clone(),
@@ -82,55 +108,31 @@ impl Life {
             labels: self
                 .plan()
                 .map_or_else(|rejected| rejected.labels, |plan| plan.labels),
-        };
-        self.journal.warn(&format!("dead: {message}"));
-        DeadLetters::new(&self.fleet.bus)
-            .publish(&letter, self.facts.encoding)
-            .await
-            .map_err(|error| {
-                self.journal
-                    .warn(&format!("the dead letter was not stored: {error}"));
-                End::HandBack(self.fleet.config.worker.retry_max_us.duration())
-            })
+        }
     }
 
     /// A `failed` result counts only with its letter: the worker that settled it may have died before, or lost it.
     pub(super) async fn ensure_letter(&self, result: &SubmissionResult) -> Step<()> {
-        let Some(id) = self.facts.address.id() else {
+        let Some(id) = &self.facts.id else {
             return Ok(());
         };
-        let letters = DeadLetters::new(&self.fleet.bus);
-        let found = letters
-            .find(&self.facts.address.tenant, &id, self.facts.generation)
+        let (tenant, generation) = (&self.facts.address.tenant, self.facts.generation);
+        let found = DeadLetters::new(&self.fleet.bus)
+            .find_content(tenant, id, generation, &self.facts.digest)
             .await;
-        if found.map_err(|error| self.nats(&error))?.is_none() {
-            let history = self.history().await?;
-            let (code, message, stage) = result.failure.as_ref().map_or(
-                (
-                    FailureCode::Internal,
-                    "its dead letter was missing",
-                    "delivery",
-                ),
-                |failure| {
-                    (
-                        failure.code,
-                        failure.message.as_str(),
-                        failure.stage.as_str(),
-                    )
-                },
-            );
-            self.letter(&history, code, stage, message).await?;
+        if found.map_err(|error| self.nats(&error))?.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let history = self.history().await?;
+        let missing = Failure {
+            code: FailureCode::Internal,
+            message: "its dead letter was missing".to_owned(),
+            stage: "delivery".to_owned(),
+            attempts: 0,
+        };
+        let failure = result.failure.as_ref().unwrap_or(&missing);
+        self.letter(&history, failure.code, &failure.stage, &failure.message)
+            .await
+            .map(drop)
     }
-}
-
-/// The headers of a message that a dead letter keeps: ours and the trace's.
-fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let kept =
-        |name: &str| name.starts_with("Envicutor-") || matches!(name, "traceparent" | "tracestate");
-    let pairs = headers.iter().filter(|(name, _)| kept(name.as_ref()));
-    pairs
-        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.as_str().to_owned())))
-        .collect()
 }

@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use async_nats::HeaderMap;
 use time::OffsetDateTime;
 
 use super::Fleet;
 use crate::{
-    bus::{api::header_of, queue::Delivery, subjects::Address},
+    bus::{
+        api::{header, header_of},
+        publish::submission_digest,
+        queue::Delivery,
+        subjects::Address,
+    },
     submission::{
         encoding::Encoding,
         names::{Digest, SubmissionId},
@@ -18,16 +24,43 @@ use crate::{
 /// The newest `Envicutor-Schema` that this program reads.
 const SCHEMA: u64 = 1;
 
+/// The `Envicutor-Schema` of a message, where it is one that this program does not know yet.
+pub(crate) fn newer_schema(headers: &HeaderMap) -> Option<String> {
+    let schema = header_of(headers, header::SCHEMA)?;
+    let is_known = schema
+        .trim()
+        .parse::<u64>()
+        .is_ok_and(|schema| schema <= known_schema());
+    (!is_known).then(|| schema.chars().take(40).collect())
+}
+
+/// The newest `Envicutor-Schema` that this program reads. A test of two versions side by side names a later one.
+fn known_schema() -> u64 {
+    #[cfg(feature = "fail-points")]
+    if let Some(schema) = std::env::var("ENVICUTOR_TEST_SCHEMA")
+        .ok()
+        .and_then(|schema| schema.parse().ok())
+    {
+        return schema;
+    }
+    SCHEMA
+}
+
 /// The facts of a delivery.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) address: Address,
+    /// Its id, where that follows the rule.
+    pub(crate) id: Option<SubmissionId>,
     pub(crate) generation: u64,
     pub(crate) content_type: Option<String>,
     pub(crate) encoding: Encoding,
+    /// Of the body that the service published: a replay's own may differ.
     pub(crate) digest: Digest,
     /// Its `Envicutor-Schema`, where that is one that this worker does not know yet.
     pub(crate) newer_schema: Option<String>,
+    /// Whether it waits for a runtime that is being installed.
+    pub(crate) waits_for_runtime: bool,
     /// What is wrong with the headers or the id.
     pub(crate) errors: Vec<FieldError>,
     worker: String,
@@ -36,10 +69,9 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) fn of(fleet: &Fleet, delivery: &Delivery) -> Self {
-        let schema = header_of(&delivery.headers, "Envicutor-Schema").unwrap_or("1");
-        let known = schema.parse::<u64>().is_ok_and(|schema| schema <= SCHEMA);
         let mut errors = Vec::new();
-        if let Err(error) = delivery.address.raw_id.parse::<SubmissionId>() {
+        let id = delivery.address.raw_id.parse::<SubmissionId>();
+        if let Err(error) = &id {
             errors.push(FieldError {
                 path: "id".into(),
                 message: error.to_string(),
@@ -57,13 +89,19 @@ impl Facts {
             });
         let content_type = header_of(&delivery.headers, "Content-Type").map(str::to_owned);
         Self {
-            newer_schema: (!known).then(|| schema.chars().take(40).collect()),
+            newer_schema: newer_schema(&delivery.headers),
+            waits_for_runtime: header_of(&delivery.headers, header::RUNTIME) == Some("wait"),
             address: delivery.address.clone(),
+            id: id.ok(),
             generation,
             // An unknown content type is the check's to name; the answer to it is JSON.
             encoding: Encoding::of_content_type(content_type.as_deref()).unwrap_or_default(),
             content_type,
-            digest: Digest::of(&delivery.body),
+            digest: submission_digest(
+                generation,
+                header_of(&delivery.headers, header::DIGEST),
+                &delivery.body,
+            ),
             errors,
             worker: fleet.id.clone(),
             published_at: delivery.published_at,
@@ -93,6 +131,8 @@ impl Facts {
             worker: self.worker.clone(),
             compile: None,
             runs: Vec::new(),
+            collected: Vec::new(),
+            collect_errors: Vec::new(),
             errors: Vec::new(),
             failure: None,
             published_at: self.published_at,

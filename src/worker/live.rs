@@ -1,7 +1,8 @@
 //! The events of one attempt, in order, without ever holding the run back.
 //!
-//! What happens is queued at once and published by a task of its own. Output that waits is joined into larger events, and
-//! when a flood of it fills the queue, output events are dropped: the result has the output, an event may be lost.
+//! What happens is queued at once and published a moment later, beside the run: a short stage's events go out in one write
+//! with its result. Output that waits is joined into larger events, and when a flood of it fills the queue, output events are
+//! dropped: the result has the output, an event may be lost.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bus::{Bus, events},
     submission::{
-        content::Output,
         encoding::Encoding,
         event::{Event, Happened, StageName},
         message::EventsWanted,
         names::{SubmissionId, Tenant},
+        output::Output,
         units::ByteSize,
     },
 };
@@ -29,7 +30,7 @@ use crate::{
 /// The most events that wait to be published.
 const MOST_WAITING: usize = 256;
 
-/// How long output is gathered before it is published.
+/// How long what happens is gathered before it is published.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Whose events these are.
@@ -41,6 +42,8 @@ pub(crate) struct Origin {
     pub(crate) attempt: u64,
     pub(crate) worker: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The message's place in its queue.
+    pub(crate) message: u64,
 }
 
 /// The queue of an attempt's events.
@@ -131,23 +134,24 @@ impl Live {
     pub(crate) async fn publish(&self, bus: &Bus, over: &CancellationToken) {
         loop {
             tokio::select! {
-                () = self.more.notified() => {}
+                () = self.gather() => self.flush(bus).await,
                 () = over.cancelled() => return self.flush(bus).await,
             }
-            self.flush(bus).await;
-            if self.wanted == EventsWanted::Output {
-                tokio::select! {
-                    () = tokio::time::sleep(GATHER) => {}
-                    () = over.cancelled() => {}
-                }
-            }
         }
+    }
+
+    /// Waits until something is queued, and a little longer.
+    async fn gather(&self) {
+        self.more.notified().await;
+        tokio::time::sleep(GATHER).await;
     }
 
     /// Publishes all that is queued now.
     pub(crate) async fn flush(&self, bus: &Bus) {
         while let Some(event) = self.next() {
-            if let Err(error) = events::publish(bus, &event, self.encoding).await {
+            if let Err(error) =
+                events::publish(bus, &event, self.origin.message, self.encoding).await
+            {
                 tracing::warn!(%error, "an event was not published");
             }
         }
@@ -165,6 +169,7 @@ impl Live {
             attempt,
             worker,
             labels,
+            ..
         } = self.origin.clone();
         Some(Event {
             tenant,

@@ -4,51 +4,83 @@
 //! | --- | --- |
 //! | [`admit`] | a slot and memory first |
 //! | [`ready`], [`pull`] | which queue to ask next; asking |
+//! | [`expire`] | what waits and is too late |
+//! | [`collect`] | blobs that nothing refers to |
 //! | [`life`] | from the delivery to the ack: read this one first |
 //! | [`facts`], [`attempts`] | what is known before the body is read; what became of earlier attempts |
 //! | [`watch`] | what ends a run from outside |
+//! | [`stage`], [`compile_cache`] | what is needed of the object store; what an earlier build left |
 //! | [`execute`], [`live`] | the stages; their events |
+//! | [`outputs`], [`finish`] | what they wrote and left, on its way into the result; the result |
+//! | [`settle`] | what stands makes a message done |
 //! | [`trouble`], [`bury`] | a failure of ours; its end in the dead letters |
 //! | [`journal`] | the log of a submission |
-//! | [`health`] | whether this worker can run anything |
-//! | [`registry`] | what the fleet is told of it |
+//! | [`health`], [`duty`] | whether this worker can run anything; whether it is to |
+//! | [`registry`] | what the fleet is told of it, and what an operator tells it |
+//! | [`mod@catalogue`] | the runtimes that the fleet has installed |
+//! | [`requests`] | what anybody may ask: runtimes, ceilings, to cancel |
+//! | [`start_cost`] | what starting a runtime costs here |
+//! | [`trial`] | a program that is run for the fleet's own sake |
 
 mod admit;
 mod attempts;
 mod bury;
+mod catalogue;
+mod collect;
+mod compile_cache;
+mod duty;
 mod execute;
+mod expire;
 mod facts;
+mod finish;
 mod health;
 mod journal;
 mod life;
 mod live;
+mod outputs;
 mod pull;
 mod ready;
 mod registry;
+mod requests;
+mod settle;
+mod stage;
+mod start_cost;
+pub mod trial;
 mod trouble;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rand::RngExt as _;
+use time::OffsetDateTime;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, ConnectError, Role},
+    blobs::{
+        BlobError, Store,
+        cache::{self, Cache, CacheError},
+    },
+    bus::{Bus, ConnectError, Role, orders::Order},
     config::Config,
-    container::{ContainerError, Containers, Identity},
+    container::{ContainerError, Containers, Identity, remove_worker_dir},
     docker::{self, DockerError},
     runtimes::{Runtimes, error::RuntimeError, progress},
     submission::{
+        catalogue::Runtime,
         names::{Digest, NameError, RuntimeName, RuntimeRef, RuntimeVersion},
+        plan::Plan,
         units::ByteSize,
     },
 };
 use admit::Admission;
+use compile_cache::CompileCache;
+use duty::Duty;
 use health::Health;
 pub use pull::PullError;
 use pull::Pulling;
 use registry::Running;
+use requests::Requests;
+use start_cost::StartCosts;
 
 /// Why a worker cannot start or go on: the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +92,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Pull(#[from] PullError),
     /// NATS does not let it answer.
-    #[error("questions for the runtimes and limits cannot be listened for: {0}")]
+    #[error("questions and orders cannot be listened for: {0}")]
     Inform(#[from] async_nats::SubscribeError),
     /// The Docker Engine.
     #[error(transparent)]
@@ -90,6 +122,24 @@ pub enum WorkerError {
         /// The fleet's.
         ceiling: ByteSize,
     },
+    /// The object store.
+    #[error(transparent)]
+    Store(#[from] BlobError),
+    /// The cache of blobs.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The cache of blobs is smaller than what submissions may name.
+    #[error(
+        "worker.cache_bytes is {cache}, but a submission may need {need} of it: its blobs (ceilings.blob_total_bytes, each of \
+         ceilings.blobs in whole blocks) and what its build left (worker.compile_cache_artifact_bytes). Raise the one or lower \
+         the others"
+    )]
+    CacheBytes {
+        /// The worker's.
+        cache: ByteSize,
+        /// What a submission may need.
+        need: ByteSize,
+    },
     /// A runtime to preload is none.
     #[error("runtimes.preload: {0}")]
     Preload(#[from] NameError),
@@ -106,6 +156,9 @@ struct Fleet {
     /// This worker's own directory, gone with it.
     state_dir: PathBuf,
     slots: usize,
+    /// For all submissions together.
+    memory: ByteSize,
+    started_at: OffsetDateTime,
     bus: Bus,
     /// A connection of its own for what anybody may send to a worker: wakes and questions. Headers that the client
     /// cannot parse break the connection that they reach, and no run may lose its renewals to that.
@@ -113,10 +166,16 @@ struct Fleet {
     docker: bollard::Docker,
     runtimes: Runtimes,
     containers: Containers,
+    store: Store,
+    /// Blobs on this machine's disk.
+    cache: Cache,
+    compile_cache: CompileCache,
     health: Health,
     running: Running,
-    /// No more pulls.
-    draining: CancellationToken,
+    start_costs: StartCosts,
+    last_look: catalogue::LastLook,
+    /// Whether there are to be pulls.
+    duty: Duty,
     /// The grace time is over: what still runs is handed back.
     hand_back: CancellationToken,
 }
@@ -137,10 +196,12 @@ impl Worker {
             .worker
             .memory_bytes
             .unwrap_or_else(three_quarters_of_memory);
-        let runtimes = Runtimes::load(&config.runtimes, &config.data_dir.0.join("runtimes"))?;
+        let runtimes = Runtimes::load(config, &config.data_dir.0.join("runtimes"))?;
         let admission = admission(config, slots, budget, &runtimes)?;
         let bus = Bus::connect(&config.nats, Role::Worker, &id).await?;
         let ears = Bus::connect(&config.nats, Role::Worker, &format!("{id}-ears")).await?;
+        let store = Store::open(config, Some(&bus))?;
+        runtimes.load_from(store.images());
         let docker = docker::connect(
             config.container.docker_host.as_deref(),
             config.container.call_timeout_us,
@@ -156,24 +217,35 @@ impl Worker {
             host: host.clone(),
             state_dir: state_dir.clone(),
         };
-        let containers =
-            Containers::start(docker.clone(), &config.container, identity, slots).await?;
+        let cache = open_cache(config).await?;
+        let containers = Containers::start(docker.clone(), config, identity, slots).await?;
+        let compile_cache = CompileCache::new(&config.worker, containers.isolation());
         let fleet = Fleet {
             config: config.clone(),
             id,
             host,
             state_dir,
             slots,
+            memory: budget,
+            started_at: OffsetDateTime::now_utc(),
             bus,
             ears,
             docker,
             runtimes,
             containers,
+            store,
+            cache,
+            compile_cache,
             health: Health::new(),
             running: Running::default(),
-            draining: CancellationToken::new(),
+            start_costs: StartCosts::default(),
+            last_look: catalogue::LastLook::default(),
+            duty: Duty::new(),
             hand_back: CancellationToken::new(),
         };
+        if let Err(error) = catalogue::read(&fleet).await {
+            tracing::warn!(%error, "the fleet's runtimes could not be read yet");
+        }
         for name in &config.runtimes.preload {
             fleet.preload(name).await?;
         }
@@ -188,38 +260,53 @@ impl Worker {
         &self.fleet.id
     }
 
-    /// Runs submissions until `shutdown` is cancelled; then drains: what runs may finish within the grace time, the rest is
-    /// handed back, and every container is removed.
+    /// Runs submissions until `shutdown` is cancelled or an operator has it drain: what runs may finish within the grace time, the
+    /// rest is handed back, and every container is removed.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
         let fleet = self.fleet;
         let lives = TaskTracker::new();
-        let pulling = Pulling::start(Arc::clone(&fleet), self.admission, lives.clone()).await?;
-        tracing::info!(worker = fleet.id, slots = fleet.slots, isolation = ?fleet.config.container.isolation, "the worker is ready");
+        let admission = self.admission;
+        let requests = Requests::listen(&fleet).await?;
+        let orders = registry::orders(&fleet).await?;
+        let pulling = Pulling::start(Arc::clone(&fleet), admission.clone(), lives.clone()).await?;
+        tracing::info!(worker = fleet.id, slots = fleet.slots, isolation = ?fleet.containers.isolation(), "the worker is ready");
         let over = CancellationToken::new();
+        let draining = fleet.duty.draining();
+        let told = async {
+            tokio::select! {
+                () = shutdown.cancelled() => fleet.duty.obey(Order::Drain),
+                () = draining.cancelled() => {}
+            }
+        };
+        // It is in the registry until nothing of it is left.
         let ours = async {
-            pulling.run(&shutdown).await;
+            pulling.run(draining).await;
             fleet.drain(&lives).await;
+            fleet.containers.close().await;
             over.cancel();
         };
-        let ((), (), (), informed) = tokio::join!(
+        tokio::join!(
+            told,
             ours,
-            fleet.health.keep(&fleet.containers, &over),
-            registry::announce(&fleet, &over),
-            registry::inform(&fleet, &over),
+            Box::pin(start_cost::measure(&fleet, &admission, draining)),
+            Box::pin(expire::keep(&fleet, draining)),
+            Box::pin(catalogue::keep(&fleet, &over)),
+            Box::pin(collect::keep(&fleet, draining)),
+            Box::pin(fleet.health.keep(&fleet, &over)),
+            Box::pin(registry::announce(&fleet, orders, &over)),
+            Box::pin(requests.answer(&fleet, &over)),
         );
-        fleet.containers.close().await;
         // A later worker's sweep takes what cannot be removed now.
-        if let Err(error) = std::fs::remove_dir_all(&fleet.state_dir) {
+        if let Err(error) = remove_worker_dir(&fleet.state_dir) {
             tracing::warn!(%error, dir = %fleet.state_dir.display(), "the worker's directory stays");
         }
-        Ok(informed?)
+        Ok(())
     }
 }
 
 impl Fleet {
     /// Waits for what runs; past the grace time hands it back.
     async fn drain(&self, lives: &TaskTracker) {
-        self.draining.cancel();
         lives.close();
         let grace = self.config.worker.drain_grace_us.duration();
         if !lives.is_empty() {
@@ -233,6 +320,15 @@ impl Fleet {
             self.hand_back.cancel();
             lives.wait().await;
         }
+    }
+
+    /// The memory that a submission may take: its largest stage, its container's own, and what a build leaves in memory beside the
+    /// runs. Where that is more than the worker has, all that it has: then it runs alone.
+    fn need(&self, plan: &Plan) -> ByteSize {
+        let overhead = self.config.container.overhead_bytes.0;
+        let stage = plan.memory_bytes().0.saturating_add(overhead);
+        let all = stage.saturating_add(plan.build_bytes().0);
+        ByteSize(all.min(self.memory.0.max(stage)))
     }
 
     async fn preload(&self, name: &str) -> Result<(), WorkerError> {
@@ -277,17 +373,49 @@ fn admission(
 ) -> Result<Admission, WorkerError> {
     let overhead = config.container.overhead_bytes.0;
     let ceiling = ByteSize(config.ceilings.0.limits.memory_bytes.0 + overhead);
+    let budget = admit::in_whole_units(budget);
     if budget < ceiling {
         return Err(WorkerError::Memory { budget, ceiling });
     }
-    let catalogue = runtimes.catalogue().runtimes.iter();
-    let stages = catalogue.flat_map(|runtime| runtime.compile.iter().chain([&runtime.run]));
-    let reserve = stages
-        .map(|stage| stage.limits.memory_bytes.0)
-        .max()
-        .unwrap_or_default()
-        + overhead;
+    let reserve = usual_need(&runtimes.catalogue().runtimes) + overhead;
     Ok(Admission::new(slots, budget, ByteSize(reserve)))
+}
+
+/// What half of the runtimes get by with. Were it what the largest of them needs, a worker with less than that free would stand still
+/// though almost everything fits it; what needs more than this waits in the worker's hands.
+fn usual_need(runtimes: &[Runtime]) -> u64 {
+    let mut needs: Vec<_> = runtimes.iter().map(default_need).collect();
+    needs.sort_unstable();
+    needs.get(needs.len() / 2).copied().unwrap_or_default()
+}
+
+/// The cache of blobs, if whatever a submission may need fits it.
+async fn open_cache(config: &Config) -> Result<Cache, WorkerError> {
+    let (worker, ceilings) = (&config.worker, &config.ceilings.0);
+    let own = worker.compile_cache_artifact_bytes.0;
+    let bytes = ceilings.blob_total_bytes.0.saturating_add(own);
+    let need = cache::most_need(ceilings.blobs + 1, ByteSize(bytes));
+    let cache = worker.cache_bytes;
+    if cache < need {
+        return Err(WorkerError::CacheBytes { cache, need });
+    }
+    let directory = worker.cache_dir.clone();
+    let directory = directory.unwrap_or_else(|| config.data_dir.0.join("cache"));
+    Ok(Cache::open(&directory, cache).await?)
+}
+
+/// What a submission with one run takes that leaves every limit to its runtime.
+fn default_need(runtime: &Runtime) -> u64 {
+    let stages = runtime.compile.iter().chain([&runtime.run]);
+    let stage = stages.map(|stage| stage.limits.memory_bytes.0).max();
+    let build = runtime.compile.as_ref().map(|stage| {
+        stage
+            .limits
+            .disk_bytes
+            .0
+            .max(runtime.run.limits.disk_bytes.0)
+    });
+    stage.unwrap_or_default() + build.unwrap_or_default()
 }
 
 fn worker_id(config: &Config, host: &str) -> Result<String, WorkerError> {
@@ -304,7 +432,7 @@ fn worker_id(config: &Config, host: &str) -> Result<String, WorkerError> {
 }
 
 /// The machine's name, as far as it fits the rule of ids.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fits = name.trim().chars().map(|c| {
         if c.is_ascii_alphanumeric() || c == '-' {

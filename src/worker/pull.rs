@@ -9,7 +9,8 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use rand::RngExt as _;
+use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
@@ -27,8 +28,8 @@ use crate::bus::{
 /// How long after a wake the consumer may not know of the message yet.
 const AGAIN: Duration = Duration::from_millis(4);
 
-/// How long to wait after a pull that failed: NATS is away, and the client reconnects by itself.
-const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// Between two queues that the sweep asks, at least: what many queues cost the server and this worker is bounded.
+const SWEEP_LEAST: Duration = Duration::from_millis(5);
 
 /// The pulling side of a worker.
 pub(crate) struct Pulling {
@@ -40,7 +41,7 @@ pub(crate) struct Pulling {
     all: Wakes,
     /// The wakes that are this worker's, while it has room.
     ours: Option<Wakes>,
-    sweep: Interval,
+    sweep: Sweep,
     lives: TaskTracker,
 }
 
@@ -56,8 +57,9 @@ impl Pulling {
             &fleet.config.nats.tenants,
             fleet.config.worker.interactive_weight,
         );
-        let mut sweep = interval(fleet.config.worker.sweep_us.duration());
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let round = fleet.config.worker.sweep_us.duration();
+        let queues = u32::try_from(ready.len()).unwrap_or(u32::MAX).max(1);
+        let sweep = Sweep::new((round / queues).max(SWEEP_LEAST));
         Ok(Self {
             fleet,
             admission,
@@ -89,13 +91,24 @@ impl Pulling {
     /// The next submission and the place for it; none when it is `over`. A pull under way is never dropped: its message
     /// would wait for `ack_wait` to come again.
     async fn take(&mut self, over: &CancellationToken) -> Option<(Admitted, Delivery)> {
-        let admitted = self.place(over).await?;
+        let mut admitted = self.place(over).await?;
         loop {
-            tokio::select! {
-                () = self.fleet.health.well() => {}
-                () = over.cancelled() => return None,
+            if self.admission.all_are_wanted().now_or_never().is_some() {
+                drop(admitted);
+                admitted = self.place(over).await?;
             }
-            match self.ready.next() {
+            self.leisure(over).await;
+            if over.is_cancelled() {
+                return None;
+            }
+            if !self.takes_work() {
+                continue;
+            }
+            // However much there is to do elsewhere: what comes again wakes nobody.
+            if self.sweep.tick().now_or_never().is_some() {
+                self.ready.sweep();
+            }
+            match self.ready.next(Instant::now()) {
                 Some(place) => {
                     if let Some(delivery) = self.ask(place).await {
                         return Some((admitted, delivery));
@@ -103,8 +116,26 @@ impl Pulling {
                 }
                 None => self.something(over).await,
             }
-            if over.is_cancelled() {
-                return None;
+        }
+    }
+
+    /// Whether this worker can run something, and is to.
+    fn takes_work(&self) -> bool {
+        self.fleet.health.is_well() && self.fleet.duty.takes_work()
+    }
+
+    /// Waits for as long as this worker takes no work, noting the queues that wake meanwhile; its share of the wakes goes to others.
+    /// Returns before that where its place is wanted.
+    async fn leisure(&mut self, over: &CancellationToken) {
+        let (mut suspected, mut cordoned) = (self.fleet.health.listen(), self.fleet.duty.listen());
+        while !self.takes_work() {
+            self.ours = None;
+            tokio::select! {
+                _ = suspected.changed() => {}
+                _ = cordoned.changed() => {}
+                Some(wake) = self.all.next() => self.ready.wake(&wake.tenant, wake.lane, Instant::now()),
+                () = self.admission.all_are_wanted() => return,
+                () = over.cancelled() => return,
             }
         }
     }
@@ -122,28 +153,35 @@ impl Pulling {
                 biased;
                 () = over.cancelled() => return None,
                 admitted = &mut place => return Some(admitted),
+                () = self.sweep.tick() => self.ready.sweep(),
                 Some(wake) = self.all.next() => self.ready.wake(&wake.tenant, wake.lane, Instant::now()),
             }
         }
     }
 
-    /// Asks one queue for one message.
+    /// Asks one queue for one message. One that comes after this worker was told to take none goes back.
     async fn ask(&mut self, place: usize) -> Option<Delivery> {
         let queue = self.ready.name(place);
         match self.puller.pull(&queue.tenant, queue.lane).await {
-            Ok(Some(delivery)) => {
-                self.ready.taken(place, delivery.num_pending);
+            Ok(Some(delivery)) if self.fleet.duty.takes_work() => {
+                self.ready.taken(place, may_hold_more(&delivery));
                 Some(delivery)
+            }
+            Ok(Some(delivery)) => {
+                if let Err(error) = delivery.hand_back(Duration::ZERO).await {
+                    tracing::warn!(%error, "a delivery that came too late waits for its ack_wait");
+                }
+                None
             }
             Ok(None) => {
                 if self.ready.nothing(place, Instant::now()) == AfterNothing::Again {
-                    tokio::time::sleep(AGAIN).await;
+                    time::sleep(AGAIN).await;
                 }
                 None
             }
             Err(error) => {
                 tracing::warn!(%error, tenant = %queue.tenant, lane = %queue.lane, "the queue could not be asked");
-                tokio::time::sleep(AFTER_ERROR).await;
+                self.ready.failed(place, Instant::now());
                 None
             }
         }
@@ -158,7 +196,7 @@ impl Pulling {
                 self.sweep.tick().await;
             }
         }
-        self.ready.sweep();
+        self.ready.sweep_all();
     }
 
     /// Waits until some queue may hold something: a wake meant for this worker, or the sweep.
@@ -166,16 +204,47 @@ impl Pulling {
         let Some(ours) = &mut self.ours else {
             return self.join().await;
         };
+        let (mut suspected, mut cordoned) = (self.fleet.health.listen(), self.fleet.duty.listen());
         loop {
             tokio::select! {
                 Some(wake) = ours.next() => return self.ready.wake(&wake.tenant, wake.lane, Instant::now()),
                 // Another worker's, or ours too: there is room, so that it need not be noted.
                 Some(_) = self.all.next() => {}
-                _ = self.sweep.tick() => return self.ready.sweep(),
+                () = self.sweep.tick() => return self.ready.sweep(),
+                () = self.admission.all_are_wanted() => return,
+                _ = suspected.changed() => return,
+                _ = cordoned.changed() => return,
                 () = over.cancelled() => return,
             }
         }
     }
+}
+
+/// When to look at a queue. With jitter: of two workers that keep a time of their own, the one that looks just before the other
+/// would find nearly every redelivery, also those that it cannot run.
+struct Sweep {
+    every: Duration,
+    at: time::Instant,
+}
+
+impl Sweep {
+    fn new(every: Duration) -> Self {
+        let at = time::Instant::now();
+        Self { every, at }
+    }
+
+    /// Waits until it is time. May be dropped while it waits.
+    async fn tick(&mut self) {
+        time::sleep_until(self.at).await;
+        let wait = self.every.mul_f64(rand::rng().random_range(0.5..1.5));
+        self.at = time::Instant::now() + wait;
+    }
+}
+
+/// Whether the queue may hold more than this. What comes again is not among what the server counts as pending, and where a worker
+/// was lost all that it held comes again together.
+const fn may_hold_more(delivery: &Delivery) -> bool {
+    delivery.num_pending > 0 || delivery.num_delivered > 1
 }
 
 /// Pulling cannot start.

@@ -1,25 +1,24 @@
-//! What the fleet is told of this worker: its entry in KV `workers`, and the answers to `envicutor.info.*`.
+//! What the fleet is told of this worker, its entry in KV `workers`; and what an operator tells the worker.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use async_nats::{HeaderMap, Message, SubscribeError};
+use async_nats::{Message, SubscribeError, Subscriber};
 use futures_util::StreamExt as _;
-use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::Fleet;
+use super::{Fleet, requests::answer};
 use crate::{
     bus::{
-        api::header_of,
+        orders::{Obeyed, Order},
         registry::{Heartbeat, Registry, Running as RunningSubmission},
         subjects::Address,
     },
-    submission::{catalogue::Runtime, encoding::Encoding},
+    submission::{catalogue::Runtime, units::ByteSize},
 };
 
 /// What runs in this worker now.
@@ -37,13 +36,14 @@ pub(crate) struct RunningGuard {
 }
 
 impl Running {
-    /// A submission begins to run.
-    pub(crate) fn enter(&self, address: &Address) -> RunningGuard {
+    /// A submission begins to run, with so much memory held for it.
+    pub(crate) fn enter(&self, address: &Address, memory_bytes: ByteSize) -> RunningGuard {
         let key = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let submission = RunningSubmission {
             tenant: address.tenant.clone(),
             id: address.raw_id.clone(),
             since: OffsetDateTime::now_utc(),
+            memory_bytes,
         };
         self.lock().insert(key, submission);
         RunningGuard {
@@ -56,6 +56,11 @@ impl Running {
         let mut list: Vec<_> = self.lock().values().cloned().collect();
         list.sort_by_key(|submission| submission.since);
         list
+    }
+
+    /// Whether nothing runs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, RunningSubmission>> {
@@ -71,34 +76,69 @@ impl Drop for RunningGuard {
     }
 }
 
-/// Tells the registry at every heartbeat that this worker is alive, until `over`; then takes the entry away.
-pub(crate) async fn announce(fleet: &Fleet, over: &CancellationToken) {
-    let registry = Registry::new(&fleet.bus);
-    let started_at = OffsetDateTime::now_utc();
+/// What an operator tells this worker. On the connection that carries the renewals: nobody else may publish there.
+pub(crate) async fn orders(fleet: &Fleet) -> Result<Subscriber, SubscribeError> {
+    let subject = fleet.bus.names.worker_orders(&fleet.id);
+    fleet.bus.client.subscribe(subject).await
+}
+
+/// Tells the registry that this worker is alive, at every heartbeat and whenever its state changes, until `over`; then takes the
+/// entry away. It alone writes the entry, and so obeys the orders too: one that is acknowledged stands in the registry.
+pub(crate) async fn announce(fleet: &Fleet, mut orders: Subscriber, over: &CancellationToken) {
     let mut beats = interval(fleet.config.worker.heartbeat_us.duration());
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut well, mut cordoned) = (fleet.health.listen(), fleet.duty.listen());
+    let mut is_draining = false;
     loop {
-        tokio::select! {
-            _ = beats.tick() => {}
+        let order = tokio::select! {
+            _ = beats.tick() => None,
+            _ = well.changed() => None,
+            _ = cordoned.changed() => None,
+            () = fleet.duty.draining().cancelled(), if !is_draining => None,
+            Some(order) = orders.next() => Some(order),
             () = over.cancelled() => break,
+        };
+        if let Some(order) = order.as_ref().and_then(read_order) {
+            fleet.duty.obey(order);
         }
-        if let Err(error) = registry.put(&heartbeat(fleet, started_at)).await {
+        is_draining = fleet.duty.draining().is_cancelled();
+        let entry = heartbeat(fleet);
+        let registry = Registry::new(&fleet.bus);
+        // The ears only listen, and would not notice that their server has lost its cluster.
+        let (told, ()) = tokio::join!(registry.put(&entry), fleet.ears.check_for_leader());
+        if let Err(error) = told {
             tracing::warn!(%error, "the registry was not told that this worker is alive");
         }
+        if let Some(order) = order {
+            let obeyed = Obeyed {
+                worker: entry.worker,
+                state: entry.state,
+                running: entry.running,
+            };
+            answer(fleet, order, &obeyed).await;
+        }
     }
-    if let Err(error) = registry.delete(&fleet.id).await {
+    if let Err(error) = Registry::new(&fleet.bus).delete(&fleet.id).await {
         tracing::warn!(%error, "the registry keeps this worker's entry until it ages out");
     }
 }
 
-fn heartbeat(fleet: &Fleet, started_at: OffsetDateTime) -> Heartbeat {
+/// The order in a message. A later version's is none: the acknowledgement says that nothing changed.
+fn read_order(message: &Message) -> Option<Order> {
+    let token = message.subject.rsplit('.').next()?;
+    Order::ALL.into_iter().find(|order| order.as_str() == token)
+}
+
+fn heartbeat(fleet: &Fleet) -> Heartbeat {
     Heartbeat {
         worker: fleet.id.clone(),
         host: fleet.host.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: fleet.duty.state(&fleet.health),
         slots: fleet.slots,
         running: fleet.running.list(),
-        isolation: fleet.config.container.isolation,
+        memory_bytes: fleet.memory,
+        isolation: fleet.containers.isolation(),
         runtimes: fleet
             .runtimes
             .catalogue()
@@ -106,65 +146,7 @@ fn heartbeat(fleet: &Fleet, started_at: OffsetDateTime) -> Heartbeat {
             .iter()
             .map(Runtime::reference)
             .collect(),
-        started_at,
+        started_at: fleet.started_at,
         seen_at: OffsetDateTime::now_utc(),
-    }
-}
-
-/// The queue group that answers: each question gets one answer.
-const GROUP: &str = "info";
-
-/// Answers requests for the runtimes and the ceilings until `over`.
-pub(crate) async fn inform(fleet: &Fleet, over: &CancellationToken) -> Result<(), SubscribeError> {
-    let (runtimes, limits) = (
-        fleet.bus.names.info_runtimes(),
-        fleet.bus.names.info_limits(),
-    );
-    let mut asked_runtimes = fleet
-        .ears
-        .client
-        .queue_subscribe(runtimes, GROUP.to_owned())
-        .await?;
-    let mut asked_limits = fleet
-        .ears
-        .client
-        .queue_subscribe(limits, GROUP.to_owned())
-        .await?;
-    loop {
-        tokio::select! {
-            Some(question) = asked_runtimes.next() => answer(fleet, question, fleet.runtimes.catalogue()).await,
-            Some(question) = asked_limits.next() => answer(fleet, question, &fleet.config.ceilings.0).await,
-            () = over.cancelled() => return Ok(()),
-        }
-    }
-}
-
-/// Answers in the encoding of the question, and only into an inbox: the asker names the subject, and with our rights
-/// another one could be a result's.
-async fn answer(fleet: &Fleet, question: Message, what: &impl Serialize) {
-    let Some(reply) = question.reply.filter(|reply| reply.starts_with("_INBOX")) else {
-        return;
-    };
-    let content_type = question
-        .headers
-        .as_ref()
-        .and_then(|headers| header_of(headers, "Content-Type"));
-    let encoding = Encoding::of_content_type(content_type).unwrap_or_default();
-    let mut headers = HeaderMap::new();
-    headers.insert("Content-Type", encoding.content_type());
-    let sent = match encoding.encode(what) {
-        Ok(body) => {
-            fleet
-                .bus
-                .client
-                .publish_with_headers(reply, headers, body.into())
-                .await
-        }
-        Err(error) => {
-            return tracing::error!(%error, "the answer to an info request cannot be encoded");
-        }
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "an info request was not answered");
     }
 }
