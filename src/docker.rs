@@ -1,4 +1,4 @@
-//! The connection to the Docker Engine.
+//! The connection to the Docker Engine, and how it says that its disk is full.
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 
@@ -35,4 +35,12 @@ pub async fn connect(host: Option<&str>, timeout: Micros) -> Result<Docker, Dock
         .negotiate_version()
         .await
         .map_err(failed)
+}
+
+/// Whether the Engine, or a program that it ran, says that a disk is full.
+pub(crate) fn is_full(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["no space left on device", "disk quota exceeded"]
+        .iter()
+        .any(|sign| message.contains(sign))
 }

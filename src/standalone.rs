@@ -1,4 +1,4 @@
-//! The fleet on one machine, in one process and its child: a `nats-server`, provisioned, and a worker. What `envicutor up`
+//! The fleet on one machine, in one process and its child: a `nats-server`, provisioned, a worker and an installer. What `envicutor up`
 //! keeps running, and `envicutor run` starts for one submission.
 //!
 //! The invariant: one fleet that stays for each data directory, and at most one beside it for one submission, whose server has
@@ -24,6 +24,7 @@ use crate::{
     },
     client::{Client, ClientError},
     config::Config,
+    installer::{Installer, InstallerError},
     nats_server::{NatsServer, ServerError, binary},
     worker::{Worker, WorkerError},
 };
@@ -65,14 +66,17 @@ pub enum StandaloneError {
     /// The worker.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// The installer.
+    #[error(transparent)]
+    Installer(#[from] InstallerError),
     /// The worker does not answer.
     #[error("the worker does not answer: {0}")]
     NotReady(#[source] Box<ClientError>),
     /// The server ended by itself.
     #[error("the nats-server ended; its log is in {0}")]
     ServerEnded(PathBuf),
-    /// The worker ended by itself.
-    #[error("the worker ended")]
+    /// The worker was drained by an operator.
+    #[error("the worker has drained, as an operator told it to")]
     WorkerEnded,
     /// The worker met a bug of ours.
     #[error("the worker ended: {0}")]
@@ -88,6 +92,8 @@ pub struct Standalone {
     server: NatsServer,
     /// Absent once it was seen to have ended.
     worker: Option<JoinHandle<Result<(), WorkerError>>>,
+    /// Absent in a fleet for one submission.
+    installer: Option<JoinHandle<()>>,
     shutdown: CancellationToken,
 }
 
@@ -96,7 +102,7 @@ impl Standalone {
     /// images are made when they are first used.
     pub async fn start(config: &Config) -> Result<Self, StandaloneError> {
         let dir = config.data_dir.0.clone();
-        Self::start_in(config, &dir, Queues::Kept).await
+        Box::pin(Self::start_in(config, &dir, Queues::Kept)).await
     }
 
     /// Starts a fleet for one submission. What an earlier one left in the queues is gone: nobody waits for it.
@@ -108,7 +114,7 @@ impl Standalone {
         let mut config = config.clone();
         let server = binary::obtain(config.nats.server.as_deref(), &bin_dir).await;
         config.nats.server = Some(server.map_err(ServerError::from)?);
-        Self::start_in(&config, &dir.join("run"), Queues::Emptied).await
+        Box::pin(Self::start_in(&config, &dir.join("run"), Queues::Emptied)).await
     }
 
     async fn start_in(
@@ -122,12 +128,13 @@ impl Standalone {
         config.nats.credentials_file = None;
         let server = NatsServer::start(&config.nats, dir).await?;
         let shutdown = CancellationToken::new();
-        match connect_worker(&config, &server, queues).await {
-            Ok(worker) => Ok(Self {
+        match connect(&config, &server, queues).await {
+            Ok((worker, installer)) => Ok(Self {
                 config,
                 dir: dir.to_owned(),
                 server,
                 worker: Some(tokio::spawn(worker.run(shutdown.clone()))),
+                installer: installer.map(|it| tokio::spawn(it.run(shutdown.clone()))),
                 shutdown,
             }),
             Err(error) => {
@@ -194,6 +201,10 @@ impl Standalone {
             Some(worker) => worker.await,
             None => Ok(Ok(())),
         };
+        // What it was at is handed back; a panic of it has been told.
+        if let Some(installer) = self.installer.take() {
+            let _ = installer.await;
+        }
         self.server.stop().await;
         Ok(worker??)
     }
@@ -216,20 +227,30 @@ fn create_dir(dir: &Path, mode: u32) -> Result<(), StandaloneError> {
     })
 }
 
-/// Brings the server to what the configuration says, and connects a worker to it.
-async fn connect_worker(
+/// Brings the server to what the configuration says, and connects a worker to it; and an installer, unless it is for one submission.
+async fn connect(
     config: &Config,
     server: &NatsServer,
     queues: Queues,
-) -> Result<Worker, StandaloneError> {
+) -> Result<(Worker, Option<Installer>), StandaloneError> {
     let mut config = config.clone();
     config.nats.url = server.url(Role::Operator);
     let bus = Bus::connect(&config.nats, Role::Operator, "envicutor-provision").await?;
     let provisioned = provision(&bus, &config, queues).await;
     bus.close().await;
     provisioned?;
+    let installer = match queues {
+        Queues::Kept => {
+            let (worker, installer) = config.container.shared();
+            config.container = installer;
+            let installer = Installer::connect(&config).await?;
+            config.container = worker;
+            Some(installer)
+        }
+        Queues::Emptied => None,
+    };
     config.nats.url = server.url(Role::Worker);
-    Ok(Worker::connect(&config).await?)
+    Ok((Worker::connect(&config).await?, installer))
 }
 
 async fn provision(bus: &Bus, config: &Config, queues: Queues) -> Result<(), StandaloneError> {

@@ -1,24 +1,54 @@
-//! `envicutor bench`: jobs a second and the time to the subscriber's hands, as ratios to plain fork and exec of the same root
-//! file system's interpreter in the same run, idle (one at a time) and saturated.
+//! `envicutor bench`: a fleet on this machine beside plain fork and exec of the same programs in the same root file system, in
+//! one run. Ratios of jobs a second, saturated; what a result takes longer, one job at a time; CPU time by who used it.
+//!
+//! | | |
+//! | --- | --- |
+//! | [`job`] | the programs |
+//! | [`series`] | what is measured of a number of jobs |
+//! | [`root`], [`mod@raw`] | the yardstick: a runtime's root file system on the host's file system; fork and exec in it |
+//! | [`up`], [`fleet`] | the fleet, a process of its own; the jobs through it |
+//! | [`cost`] | the CPU time of each process of it |
+//! | [`limits`] | how late a limit of time ends a program |
+//! | [`report`] | what came out |
+//! | [`redelivery`] | something else: how long what a killed worker held waits for another one |
+//! | [`files`], [`relay`] | something else: what large files take of memory and of the network |
+//!
+//! A machine is never twice the same: yardstick and fleet are measured in turns, and a ratio is the median over the rounds.
 
-use std::{fmt, path::Path, process::Stdio, time::Duration};
+use std::{fmt, path::Path, process::Stdio};
 
-use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
+pub mod cost;
+pub mod files;
 pub mod fleet;
+pub mod job;
+pub mod limits;
 pub mod raw;
+pub mod redelivery;
+pub mod relay;
+pub mod report;
 pub mod root;
+pub mod series;
+pub mod up;
 
 use crate::{
     bus::Bus,
-    submission::{catalogue::Runtime, message::Submission},
+    submission::{
+        catalogue::{Catalogue, Ceilings},
+        check,
+        encoding::{Encoding, EncodingError},
+        names::NameError,
+        plan::Plan,
+    },
 };
+use cost::{CostError, Costs, Meter};
 use fleet::FleetError;
+use job::Job;
+use limits::{Enforced, Limit};
 use raw::RawRun;
-
-/// The job: what is written to its standard input, and so what it prints.
-const LINE: &str = "hello\n";
+use report::{JobReport, Round};
+use series::{Length, Series};
 
 /// The name of the hidden command that takes the yardstick.
 pub const RAW_COMMAND: &str = "bench-raw";
@@ -26,9 +56,13 @@ pub const RAW_COMMAND: &str = "bench-raw";
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// Jobs of each series.
-    pub jobs: usize,
-    /// Jobs under way in the saturated series.
+    /// How often each series is taken.
+    pub rounds: usize,
+    /// How long a series is.
+    pub length: Length,
+    /// Jobs that fork and exec has under way in its saturated series: the worker's slots.
+    pub slots: usize,
+    /// Jobs that the fleet has under way in its saturated series: more than slots, or it would wait for us.
     pub at_a_time: usize,
 }
 
@@ -41,144 +75,101 @@ pub enum BenchError {
     /// The yardstick.
     #[error("fork and exec could not be measured: {0}")]
     Raw(String),
+    /// The CPU time.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// A job is no message.
+    #[error(transparent)]
+    Encoding(#[from] EncodingError),
+    /// A job's runtime can be none.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A job is refused.
+    #[error("{job} cannot be measured with these runtimes and ceilings: {source}")]
+    Rejected {
+        /// Which.
+        job: Job,
+        /// Why.
+        source: check::Rejected,
+    },
 }
 
-/// What came of a series of jobs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Measured {
-    /// Jobs done.
-    pub jobs: usize,
-    /// Jobs a second.
-    pub jobs_per_second: f64,
-    /// Half of the jobs took no longer, in microseconds.
-    pub p50_us: u64,
-    /// 99 of 100 took no longer, in microseconds.
-    pub p99_us: u64,
+/// What `job` comes to with these runtimes: a worker makes the same of it.
+pub fn plan(job: Job, catalogue: &Catalogue, ceilings: &Ceilings) -> Result<Plan, BenchError> {
+    let encoding = Encoding::MessagePack;
+    let body = encoding.encode(&job.submission()?)?;
+    let plan = check::check(&body, Some(encoding.content_type()), catalogue, ceilings);
+    plan.map_err(|source| BenchError::Rejected { job, source })
 }
 
-impl Measured {
-    /// Of jobs that took `each` and ended `all` after the first began.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a count of jobs is far below 2^52"
-    )]
-    pub fn new(all: Duration, mut each: Vec<Duration>) -> Self {
-        each.sort_unstable();
-        let at = |hundredths: usize| {
-            let place = (each.len() * hundredths).div_ceil(100).saturating_sub(1);
-            each.get(place).map_or(0, |time| {
-                u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-            })
-        };
-        Self {
-            jobs: each.len(),
-            jobs_per_second: each.len() as f64 / all.as_secs_f64().max(f64::EPSILON),
-            p50_us: at(50),
-            p99_us: at(99),
+/// A fleet that is measured.
+pub struct Bench<'a> {
+    /// A service's connection to it.
+    pub bus: &'a Bus,
+    /// Reads its CPU time.
+    pub meter: &'a Meter,
+    /// How much is measured.
+    pub extent: Extent,
+    /// Hears what is measured next.
+    pub tell: &'a (dyn Fn(&str) + Sync),
+}
+
+impl Bench<'_> {
+    /// Measures `job` through the fleet, and its `plan` by fork and exec in `root`.
+    pub async fn measure(
+        &self,
+        job: Job,
+        plan: &Plan,
+        root: &Path,
+    ) -> Result<JobReport, BenchError> {
+        (self.tell)(&format!("{job}: warming up"));
+        let Extent {
+            rounds,
+            length,
+            slots,
+            at_a_time,
+        } = self.extent;
+        let submission = job.submission()?;
+        // What this has started ahead by its end, later series find.
+        let first = fleet::run(self.bus, &submission, length, at_a_time).await?;
+        let mut measured = Vec::with_capacity(rounds);
+        for round in 1..=rounds {
+            (self.tell)(&format!("{job}: round {round} of {rounds}"));
+            let raw_saturated = raw(&RawRun::of(plan, root, length, slots)).await?;
+            let before = self.meter.read().await?;
+            let saturated = fleet::run(self.bus, &submission, length, at_a_time).await?;
+            let after = self.meter.read().await?;
+            let raw_idle = raw(&RawRun::of(plan, root, length, 1)).await?;
+            let idle = fleet::run(self.bus, &submission, length, 1).await?;
+            measured.push(Round {
+                costs: Costs::between(&before, &after, saturated.stages),
+                raw_saturated,
+                saturated: saturated.series,
+                warm: saturated.warm,
+                raw_idle,
+                idle: idle.series,
+            });
         }
+        Ok(JobReport::of(job, first.isolation, &measured))
     }
-}
 
-/// One at a time, and many.
-#[derive(Debug, Clone, Serialize)]
-pub struct Series {
-    /// One at a time.
-    pub idle: Measured,
-    /// [`Extent::at_a_time`] under way.
-    pub saturated: Measured,
-}
-
-/// The fleet beside the yardstick, of one run.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// Jobs under way in the saturated series.
-    pub at_a_time: usize,
-    /// Fork and exec in the same root file system.
-    pub raw: Series,
-    /// Published, run, and the result in the subscriber's hands.
-    pub fleet: Series,
-    /// Jobs a second of the fleet over those of the yardstick, one at a time.
-    pub idle_ratio: f64,
-    /// The same, saturated.
-    pub saturated_ratio: f64,
-}
-
-/// Measures the job of `runtime` (a program that copies a line) through the fleet at `bus`, and by fork and exec in `root`.
-/// `tell` hears what is measured next.
-pub async fn measure(
-    bus: &Bus,
-    runtime: &Runtime,
-    root: &Path,
-    extent: Extent,
-    tell: &(dyn Fn(&str) + Sync),
-) -> Result<Report, BenchError> {
-    let source = source(runtime)?;
-    let submission = Submission::new(runtime.reference())
-        .source(source)
-        .stdin(LINE);
-    let work_dir = root.join("work");
-    std::fs::write(work_dir.join(&runtime.source_file), source)
-        .map_err(|error| BenchError::Raw(error.to_string()))?;
-    tell("warming up");
-    fleet::run(bus, &submission, extent.at_a_time, extent.at_a_time).await?;
-    tell("fork and exec, one at a time");
-    let raw_idle = raw(runtime, root, extent.jobs, 1).await?;
-    tell("the fleet, one at a time");
-    let fleet_idle = fleet::run(bus, &submission, extent.jobs, 1).await?;
-    tell("fork and exec, saturated");
-    let raw_saturated = raw(runtime, root, extent.jobs, extent.at_a_time).await?;
-    tell("the fleet, saturated");
-    let fleet_saturated = fleet::run(bus, &submission, extent.jobs, extent.at_a_time).await?;
-    Ok(Report {
-        at_a_time: extent.at_a_time,
-        idle_ratio: fleet_idle.jobs_per_second / raw_idle.jobs_per_second,
-        saturated_ratio: fleet_saturated.jobs_per_second / raw_saturated.jobs_per_second,
-        raw: Series {
-            idle: raw_idle,
-            saturated: raw_saturated,
-        },
-        fleet: Series {
-            idle: fleet_idle,
-            saturated: fleet_saturated,
-        },
-    })
-}
-
-/// A program that copies a line, for the runtimes that interpret their source.
-fn source(runtime: &Runtime) -> Result<&'static str, BenchError> {
-    match runtime.name.as_str() {
-        "python" => Ok("print(input())\n"),
-        "bash" => Ok("read -r line; echo \"$line\"\n"),
-        other => Err(BenchError::Raw(format!(
-            "there is no job for {other}: expected python or bash"
-        ))),
+    /// Measures how late each limit of time is enforced.
+    pub async fn measure_limits(&self) -> Result<Vec<Enforced>, BenchError> {
+        /// Times that a limit is measured for each round.
+        const EACH: usize = 4;
+        let mut measured = Vec::new();
+        for limit in Limit::ALL {
+            (self.tell)(&format!("limits: {limit:?}"));
+            measured.push(limits::measure(self.bus, limit, EACH * self.extent.rounds).await?);
+        }
+        Ok(measured)
     }
 }
 
 /// Takes the yardstick in a process of its own, since it changes its root.
-async fn raw(
-    runtime: &Runtime,
-    root: &Path,
-    jobs: usize,
-    at_a_time: usize,
-) -> Result<Measured, BenchError> {
-    let argv = runtime
-        .run
-        .command
-        .iter()
-        .map(|word| word.replace("{entry}", &runtime.source_file));
-    let run = RawRun {
-        root: root.to_owned(),
-        work_dir: "/work".into(),
-        argv: argv.collect(),
-        env: runtime.env.clone().into_iter().collect(),
-        stdin: LINE.to_owned(),
-        expected: LINE.to_owned(),
-        jobs,
-        at_a_time,
-    };
+async fn raw(run: &RawRun) -> Result<Series, BenchError> {
     let failed = |error: &dyn fmt::Display| BenchError::Raw(error.to_string());
-    let order = serde_json::to_vec(&run).map_err(|error| failed(&error))?;
+    let order = serde_json::to_vec(run).map_err(|error| failed(&error))?;
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let mut child = Command::new(program)
         .arg(RAW_COMMAND)
@@ -201,48 +192,4 @@ async fn raw(
         return Err(BenchError::Raw(format!("it ended with {}", output.status)));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| failed(&error))
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<24} {:>8} {:>9} {:>9} {:>7}",
-            "", "jobs/s", "p50 ms", "p99 ms", "ratio"
-        )?;
-        let mut row = |name: &str, measured: &Measured, ratio: f64| {
-            let milliseconds = |us: u64| Duration::from_micros(us).as_secs_f64() * 1000.0;
-            let (p50, p99) = (milliseconds(measured.p50_us), milliseconds(measured.p99_us));
-            writeln!(
-                f,
-                "{name:<24} {:>8.1} {p50:>9.1} {p99:>9.1} {ratio:>7.2}",
-                measured.jobs_per_second
-            )
-        };
-        row("raw, one at a time", &self.raw.idle, 1.0)?;
-        row("fleet, one at a time", &self.fleet.idle, self.idle_ratio)?;
-        row(
-            &format!("raw, {} at a time", self.at_a_time),
-            &self.raw.saturated,
-            1.0,
-        )?;
-        row(
-            &format!("fleet, {} at a time", self.at_a_time),
-            &self.fleet.saturated,
-            self.saturated_ratio,
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_of_the_sorted_times() {
-        let times = (1..=100).rev().map(Duration::from_millis).collect();
-        let measured = Measured::new(Duration::from_secs(10), times);
-        assert_eq!((measured.p50_us, measured.p99_us), (50_000, 99_000));
-        assert!((measured.jobs_per_second - 10.0).abs() < 1e-9);
-    }
 }

@@ -1,7 +1,8 @@
-//! The yardstick: fork and exec of a root file system's interpreter, with nothing around it.
+//! The yardstick: fork and exec in a root file system, with nothing around it.
 //!
 //! It runs in a process of its own (a hidden command of the program), which changes its root once and then starts the job
-//! again and again: what is measured is the start, the run and the end of the job alone.
+//! again and again: what is measured is the start, the run and the end of the job alone. It has its commands, environment and
+//! input from the plan that a worker would make of the same submission, and is as fast as the standard library can be (vfork).
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,29 +12,30 @@ use std::{
     time::{Duration, Instant},
 };
 
+use envicutor_protocol::WORK_DIR;
 use serde::{Deserialize, Serialize};
 
-use super::Measured;
+use super::series::{Length, Series};
+use crate::submission::plan::{Plan, Source, StagePlan};
 
 /// What a raw run does; it travels to the process as JSON on its standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RawRun {
-    /// The root file system.
-    pub root: PathBuf,
-    /// The work directory in it.
-    pub work_dir: PathBuf,
-    /// The job's argument vector.
-    pub argv: Vec<String>,
-    /// Its environment.
-    pub env: Vec<(String, String)>,
-    /// Its standard input.
-    pub stdin: String,
-    /// What it must print.
-    pub expected: String,
-    /// How often.
-    pub jobs: usize,
-    /// How many at a time.
-    pub at_a_time: usize,
+    root: PathBuf,
+    files: Vec<(String, Vec<u8>)>,
+    /// What a job consists of, one after the other.
+    steps: Vec<Step>,
+    /// What the last step must print.
+    expected: Vec<u8>,
+    length: Length,
+    at_a_time: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Step {
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    stdin: Vec<u8>,
 }
 
 /// Why the yardstick could not be taken.
@@ -49,6 +51,14 @@ pub enum RawError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A work directory.
+    #[error("the work directory {dir} cannot be made: {source}")]
+    WorkDir {
+        /// Which.
+        dir: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A job.
     #[error("the job {program} failed: {problem}")]
     Job {
@@ -59,67 +69,137 @@ pub enum RawError {
     },
 }
 
-/// Changes the root and runs the jobs. The process is good for nothing else afterwards.
-pub fn run(raw: &RawRun) -> Result<Measured, RawError> {
-    let chroot = |root: &Path| {
-        std::os::unix::fs::chroot(root).and_then(|()| std::env::set_current_dir(&raw.work_dir))
-    };
-    chroot(&raw.root).map_err(|source| RawError::Chroot {
-        root: raw.root.clone(),
-        source,
-    })?;
-    let next = AtomicUsize::new(0);
-    let began = Instant::now();
-    let times = std::thread::scope(|scope| {
-        let take = || take_jobs(raw, &next);
-        let threads: Vec<_> = (0..raw.at_a_time).map(|_| scope.spawn(take)).collect();
-        let joined = threads.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        joined.collect::<Result<Vec<_>, _>>()
-    })?;
-    Ok(Measured::new(
-        began.elapsed(),
-        times.into_iter().flatten().collect(),
-    ))
-}
-
-/// Runs jobs until all are taken.
-fn take_jobs(raw: &RawRun, next: &AtomicUsize) -> Result<Vec<Duration>, RawError> {
-    let mut times = Vec::new();
-    while next.fetch_add(1, Ordering::Relaxed) < raw.jobs {
-        let began = Instant::now();
-        job(raw).map_err(|problem| RawError::Job {
-            program: raw.argv[0].clone(),
-            problem,
-        })?;
-        times.push(began.elapsed());
+impl RawRun {
+    /// The stages of `plan` in `root`, `at_a_time` jobs under way.
+    pub fn of(plan: &Plan, root: &Path, length: Length, at_a_time: usize) -> Self {
+        let files = plan.files.iter();
+        let inline = |source: &Source| source.inline().unwrap_or_default().to_vec();
+        let expected = plan.runs.last().and_then(|run| run.expected.as_ref());
+        Self {
+            root: root.to_owned(),
+            files: files
+                .map(|file| (file.path.clone(), inline(&file.data)))
+                .collect(),
+            steps: plan.stages().map(Step::of).collect(),
+            expected: expected.map(inline).unwrap_or_default(),
+            length,
+            at_a_time,
+        }
     }
-    Ok(times)
+
+    /// Changes the root and runs the jobs. The process is good for nothing else afterwards.
+    pub fn run(&self) -> Result<Series, RawError> {
+        let changed = std::os::unix::fs::chroot(&self.root);
+        let changed = changed.and_then(|()| std::env::set_current_dir(WORK_DIR));
+        changed.map_err(|source| RawError::Chroot {
+            root: self.root.clone(),
+            source,
+        })?;
+        let dirs: Vec<_> = (0..self.at_a_time)
+            .map(|place| self.work_dir(place))
+            .collect::<Result<_, _>>()?;
+        let taken = AtomicUsize::new(0);
+        let began = Instant::now();
+        let times = std::thread::scope(|scope| {
+            let threads: Vec<_> = dirs
+                .iter()
+                .map(|dir| scope.spawn(|| self.take_jobs(dir, began, &taken)))
+                .collect();
+            let joined = threads.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(Series {
+            elapsed: began.elapsed(),
+            times: times.into_iter().flatten().collect(),
+        })
+    }
+
+    /// A directory for the jobs of one thread, with the files.
+    fn work_dir(&self, place: usize) -> Result<PathBuf, RawError> {
+        let dir = Path::new(WORK_DIR).join(place.to_string());
+        let lay_out = || {
+            std::fs::create_dir_all(&dir)?;
+            self.files
+                .iter()
+                .try_for_each(|(path, data)| std::fs::write(dir.join(path), data))
+        };
+        match lay_out() {
+            Ok(()) => Ok(dir),
+            Err(source) => Err(RawError::WorkDir { dir, source }),
+        }
+    }
+
+    /// Runs jobs until the series is over.
+    fn take_jobs(
+        &self,
+        dir: &Path,
+        began: Instant,
+        taken: &AtomicUsize,
+    ) -> Result<Vec<Duration>, RawError> {
+        let mut times = Vec::new();
+        while self
+            .length
+            .goes_on(began, taken.fetch_add(1, Ordering::Relaxed))
+        {
+            let started = Instant::now();
+            self.job(dir)?;
+            times.push(started.elapsed());
+        }
+        Ok(times)
+    }
+
+    fn job(&self, dir: &Path) -> Result<(), RawError> {
+        let failed = |step: &Step, problem| RawError::Job {
+            program: step.argv[0].clone(),
+            problem,
+        };
+        for (number, step) in self.steps.iter().enumerate() {
+            let printed = step.run(dir).map_err(|problem| failed(step, problem))?;
+            if number + 1 == self.steps.len() && printed != self.expected {
+                let printed = String::from_utf8_lossy(&printed);
+                return Err(failed(step, format!("it printed {printed:?}")));
+            }
+        }
+        Ok(())
+    }
 }
 
-fn job(raw: &RawRun) -> Result<(), String> {
-    let mut child = Command::new(&raw.argv[0])
-        .args(&raw.argv[1..])
-        .env_clear()
-        .envs(raw.env.iter().map(|(key, value)| (key, value)))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let mut printed = String::new();
-    let spoken = (|| {
-        stdin.map_or(Ok(()), |mut stdin| stdin.write_all(raw.stdin.as_bytes()))?;
-        stdout.map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut printed))
-    })();
-    let status = child.wait().map_err(|error| error.to_string())?;
-    spoken.map_err(|error| error.to_string())?;
-    if status.success() && printed == raw.expected {
-        Ok(())
-    } else {
-        Err(format!("{status}, it printed {printed:?}"))
+impl Step {
+    fn of(stage: &StagePlan) -> Self {
+        Self {
+            argv: stage.argv.clone(),
+            env: stage.env.as_ref().clone().into_iter().collect(),
+            stdin: stage.stdin.inline().unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// Runs it to its end; returns what it printed.
+    fn run(&self, dir: &Path) -> Result<Vec<u8>, String> {
+        let mut child = Command::new(&self.argv[0])
+            .args(&self.argv[1..])
+            .env_clear()
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let mut printed = Vec::new();
+        let spoken = (|| {
+            stdin.map_or(Ok(()), |mut stdin| stdin.write_all(&self.stdin))?;
+            stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut printed))
+        })();
+        let status = child.wait().map_err(|error| error.to_string())?;
+        spoken.map_err(|error| error.to_string())?;
+        if status.success() {
+            Ok(printed)
+        } else {
+            Err(status.to_string())
+        }
     }
 }

@@ -1,53 +1,125 @@
-//! `envicutor bench`: the fleet beside plain fork and exec, on this machine, in one run.
+//! `envicutor bench`: the fleet beside plain fork and exec, on this machine, in one run. With `--faults` it is [`super::faults`].
 
-use std::io::Read as _;
+use std::{fmt::Display, io::Read as _, path::Path, time::Duration};
+
+use serde::Serialize;
 
 use super::{
     exit::{CliError, Exit},
+    faults::Faults,
     options::Options,
     terminal::{say, tell},
 };
 use crate::{
-    bench::{self, Extent, Report, raw, root},
+    bench::{
+        self, Bench as Measurement, Extent, cost::Meter, files, job::Job, raw::RawRun, redelivery,
+        report::Report, root, series::Length, up::Up,
+    },
     bus::{Bus, Role},
     config::Config,
-    docker,
+    docker, nats_server,
     runtimes::{Runtimes, progress},
-    standalone::Standalone,
-    submission::names::RuntimeRef,
+    submission::{
+        names::SubmissionId,
+        units::{ByteSize, Micros},
+    },
 };
 
-/// Measure this machine: jobs a second and times of a small program through a fleet of one, and the ratio to fork and exec of
-/// the same interpreter in the same root file system. Needs root, for chroot.
+/// Measure this machine: small programs through a fleet of one, beside fork and exec of the same programs in the same root
+/// file system. Needs root, for chroot.
 ///
-/// The program copies a line. Times are from the publish to the result in the subscriber's hands, of one job at a time and of
-/// many.
+/// Times are from the publish to the result in the subscriber's hands. Each series is taken in rounds, the fleet's after fork
+/// and exec's; a ratio is the median over the rounds.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Bench {
-    /// Jobs of each series.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    jobs: usize,
-    /// Jobs under way in the saturated series. Without it: two for each processor.
+    /// What is run: python, bash and cpp copy a line, no-op is /bin/true. Without it python, cpp and no-op.
+    #[arg(value_enum)]
+    job: Vec<Job>,
+    /// How long each series is.
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    time: Micros,
+    /// End each series after so many jobs instead.
+    #[arg(long, value_name = "N", conflicts_with = "time")]
+    jobs: Option<usize>,
+    /// How often each series is taken.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// A worker's slots, and the programs that fork and exec has under way when it is saturated. Without it 8, with --faults 2.
+    #[arg(long, value_name = "N")]
+    slots: Option<usize>,
+    /// Submissions under way when the fleet is saturated. Without it two for each slot, so that no slot waits for us; with
+    /// --faults eight.
     #[arg(long, value_name = "N")]
     at_a_time: Option<usize>,
-    /// The runtime: python or bash.
-    #[arg(long, default_value = "python")]
-    runtime: RuntimeRef,
+    /// Something else: kill so many workers, one after the other, and measure how long what they held waits for its next start.
+    #[arg(long, value_name = "N", conflicts_with_all = ["job", "time", "jobs", "rounds", "at_a_time"])]
+    kills: Option<usize>,
+    /// With --kills: how many tenants the submissions are spread over.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "kills")]
+    tenants: usize,
+    /// Something else: submit, run and collect a project of so many files, and measure what that takes of memory and of the
+    /// network; then what submissions that share an input do.
+    #[arg(long, value_name = "N", conflicts_with_all = ["job", "time", "jobs", "rounds", "at_a_time", "kills"])]
+    files: Option<usize>,
+    /// With --files: what the project's files hold together.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "512MiB",
+        requires = "files"
+    )]
+    project_bytes: ByteSize,
+    /// With --files: how many submissions share an input.
+    #[arg(long, value_name = "N", default_value_t = 1_000, requires = "files")]
+    sharing: usize,
+    /// With --files: the input that they share.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", requires = "files")]
+    input_bytes: ByteSize,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    faults: Faults,
 }
+
+/// A worker's slots where nothing else is said: to be measured, and under faults, where most of a worker's life is its start.
+const SLOTS: (usize, usize) = (8, 2);
 
 impl Bench {
     /// Measures and prints.
     pub async fn run(self, options: &Options) -> Result<Exit, CliError> {
+        if self.faults.asked {
+            let slots = self.slots.unwrap_or(SLOTS.1).max(1);
+            let Self {
+                faults,
+                at_a_time,
+                json,
+                ..
+            } = self;
+            return faults.run(options, slots, at_a_time, json).await;
+        }
         let config = options.load()?;
-        let mut fleet = Standalone::start(&config).await?;
-        let measured = self.measure(&config, &mut fleet).await;
-        fleet.stop().await?;
-        let report = measured?;
+        let dir = config.data_dir.0.join("bench");
+        std::fs::create_dir_all(&dir)?;
+        if let Some(kills) = self.kills {
+            let report = self.redelivery(&config, kills, &dir.join("kills")).await?;
+            return self.show(&report);
+        }
+        if let Some(files) = self.files {
+            let report = Box::pin(self.large(&config, files, &dir.join("files"))).await?;
+            return self.show(&report);
+        }
+        let (id, slots) = (SubmissionId::generate().to_string(), self.slots());
+        let up = Up::start(&options.arguments(), &id, slots, &dir.join("up.log")).await;
+        let up = up.map_err(failed)?;
+        let measured = self.measure(&config, &up, id).await;
+        up.stop().await.map_err(failed)?;
+        self.show(&measured?)
+    }
+
+    fn show(&self, report: &(impl Serialize + Display)) -> Result<Exit, CliError> {
         if self.json {
-            let json = serde_json::to_string(&report);
+            let json = serde_json::to_string(report);
             say(json.map_err(|error| CliError::Show(error.to_string()))?)?;
         } else {
             say(report.to_string().trim_end())?;
@@ -55,47 +127,139 @@ impl Bench {
         Ok(Exit::Ok)
     }
 
-    async fn measure(&self, config: &Config, fleet: &mut Standalone) -> Result<Report, CliError> {
-        fleet.ready().await?;
-        let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
-        let runtimes = Runtimes::load(&config.runtimes, &config.data_dir.0.join("runtimes"))?;
-        let runtime = runtimes.catalogue().find(&self.runtime).ok_or_else(|| {
-            CliError::Usage(format!(
-                "--runtime {}: there is no such runtime",
-                self.runtime
-            ))
-        })?;
+    async fn redelivery(
+        &self,
+        config: &Config,
+        kills: usize,
+        dir: &Path,
+    ) -> Result<redelivery::Report, CliError> {
+        // A directory of its own: what an earlier one left in its queues would be measured too.
+        let dir = &dir.join(format!("{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(dir)?;
+        let extent = redelivery::Extent {
+            kills,
+            tenants: self.tenants,
+            slots: self.slots(),
+        };
+        let report = redelivery::measure(config, dir, extent, &|step| tell(step)).await;
+        let report = report.map_err(failed)?;
+        std::fs::remove_dir_all(dir)?;
+        Ok(report)
+    }
+
+    async fn large(
+        &self,
+        config: &Config,
+        files: usize,
+        dir: &Path,
+    ) -> Result<files::Report, CliError> {
+        let dir = &dir.join(format!("{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(dir)?;
+        let extent = files::Extent {
+            files: files.max(1),
+            bytes: self.project_bytes,
+            sharing: self.sharing,
+            input: self.input_bytes,
+        };
+        let report = Box::pin(files::measure(config, dir, extent, &|step| tell(step))).await;
+        let report = report.map_err(failed)?;
+        std::fs::remove_dir_all(dir)?;
+        Ok(report)
+    }
+
+    async fn measure(
+        &self,
+        config: &Config,
+        up: &Up,
+        worker_id: String,
+    ) -> Result<Report, CliError> {
+        let runtimes = Runtimes::load(config, &config.data_dir.0.join("runtimes"))?;
         let container = &config.container;
         let docker = docker::connect(container.docker_host.as_deref(), container.call_timeout_us);
-        let docker = docker.await.map_err(|error| failed(&error))?;
-        let (name, version) = (&runtime.name, &runtime.version);
-        let image = runtimes
-            .image(&docker, name, version, &progress::trace)
-            .await?;
-        tell("unpacking the root file system");
-        let root = root::unpack(&docker, &image, &config.data_dir.0.join("bench")).await;
-        let root = root.map_err(|error| failed(&error))?;
+        let docker = docker.await.map_err(failed)?;
         let mut nats = config.nats.clone();
-        nats.url = fleet.url(Role::Service);
+        up.service().clone_into(&mut nats.url);
         let bus = Bus::connect(&nats, Role::Service, "envicutor-bench").await;
-        let bus = bus.map_err(|error| failed(&error))?;
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let extent = Extent {
-            jobs: self.jobs.max(1),
-            at_a_time: self.at_a_time.unwrap_or(2 * processors).max(1),
+        let bus = bus.map_err(failed)?;
+        let nats_server = nats_server::running_pid(&config.data_dir.0)
+            .ok_or_else(|| CliError::Failed("the fleet's nats-server has no pid file".into()))?;
+        let meter = Meter {
+            worker: up.pid(),
+            worker_id,
+            nats_server,
+            docker: docker.clone(),
         };
-        let report = bench::measure(&bus, runtime, &root, extent, &|step| tell(step)).await;
+        let extent = self.extent();
+        let measurement = Measurement {
+            bus: &bus,
+            meter: &meter,
+            extent,
+            tell: &|step| tell(step),
+        };
+        let mut jobs = Vec::new();
+        for job in self.jobs() {
+            let plan = bench::plan(job, &runtimes.catalogue(), &config.ceilings.0);
+            let plan = plan.map_err(failed)?;
+            let (name, version) = &plan.runtime;
+            let image = runtimes
+                .image(&docker, name, version, &progress::trace)
+                .await?;
+            tell(format!("{job}: unpacking the root file system"));
+            let root = root::unpack(&docker, &image, &config.data_dir.0.join("bench")).await;
+            let root = root.map_err(failed)?;
+            let measured = measurement.measure(job, &plan, &root).await;
+            jobs.push(measured.map_err(failed)?);
+        }
+        let limits = measurement.measure_limits().await.map_err(failed)?;
         bus.close().await;
-        report.map_err(|error| failed(&error))
+        Ok(Report {
+            version: env!("CARGO_PKG_VERSION"),
+            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            slots: extent.slots,
+            at_a_time: extent.at_a_time,
+            rounds: extent.rounds,
+            jobs,
+            limits,
+        })
     }
+
+    fn extent(&self) -> Extent {
+        let slots = self.slots();
+        Extent {
+            rounds: self.rounds.max(1),
+            length: match self.jobs {
+                Some(jobs) => Length::Jobs(jobs.max(1)),
+                None => Length::Time(self.time.duration().max(Duration::from_millis(1))),
+            },
+            slots,
+            at_a_time: self.at_a_time.unwrap_or(2 * slots).max(1),
+        }
+    }
+
+    fn slots(&self) -> usize {
+        self.slots.unwrap_or(SLOTS.0).max(1)
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        if self.job.is_empty() {
+            Job::DEFAULT.to_vec()
+        } else {
+            self.job.clone()
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::Failed(error.to_string())
 }
 
 /// Takes the yardstick: what to run comes on standard input, what was measured goes to standard output.
 pub fn run_raw() -> Result<Exit, CliError> {
     let mut order = String::new();
     std::io::stdin().read_to_string(&mut order)?;
-    let order = serde_json::from_str(&order).map_err(|error| CliError::Usage(error.to_string()))?;
-    let measured = raw::run(&order).map_err(|error| CliError::Failed(error.to_string()))?;
+    let order: RawRun =
+        serde_json::from_str(&order).map_err(|error| CliError::Usage(error.to_string()))?;
+    let measured = order.run().map_err(failed)?;
     let json = serde_json::to_string(&measured);
     say(json.map_err(|error| CliError::Show(error.to_string()))?)?;
     Ok(Exit::Ok)

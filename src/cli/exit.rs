@@ -5,7 +5,9 @@ use std::{io, process::ExitCode};
 use crate::{
     client::ClientError,
     config::ConfigError,
+    installer::InstallerError,
     nats_server::ServerError,
+    operations::OperationError,
     runtimes::error::RuntimeError,
     standalone::StandaloneError,
     submission::{
@@ -65,12 +67,18 @@ pub enum CliError {
     /// The fleet was asked in vain.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// An operation was not done.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
     /// The one-machine fleet could not be had.
     #[error(transparent)]
     Standalone(#[from] StandaloneError),
     /// A worker cannot start or go on.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// An installer cannot start.
+    #[error(transparent)]
+    Installer(#[from] InstallerError),
     /// The server's files could not be written.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -115,13 +123,17 @@ impl CliError {
         match self {
             Self::Usage(_) | Self::Config(_) | Self::File { .. } => Exit::Usage,
             Self::Client(error) => of_client(error),
-            Self::Worker(WorkerError::Connect(_)) => Exit::NoConnection,
+            Self::Operation(error) => of_operation(error),
+            Self::Worker(WorkerError::Connect(_)) | Self::Installer(InstallerError::Connect(_)) => {
+                Exit::NoConnection
+            }
             Self::NoResult { .. } => Exit::TimedOut,
             Self::Interrupted => Exit::Interrupted,
             // Whoever read our output has seen enough of it.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Self::Standalone(_)
             | Self::Worker(_)
+            | Self::Installer(_)
             | Self::Server(_)
             | Self::Runtime(_)
             | Self::Output(_)
@@ -131,11 +143,28 @@ impl CliError {
     }
 }
 
+fn of_operation(error: &OperationError) -> Exit {
+    match error {
+        error if error.is_connection() => Exit::NoConnection,
+        OperationError::NoLetter(_)
+        | OperationError::NoBatch { .. }
+        | OperationError::StillQueued { .. }
+        | OperationError::OtherResult { .. }
+        | OperationError::Expired(_)
+        | OperationError::Edit(_) => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
 fn of_client(error: &ClientError) -> Exit {
     use crate::bus::publish::PublishError as Refusal;
     match error {
         error if error.is_connection() => Exit::NoConnection,
         ClientError::Rejected(_)
+        | ClientError::Pack(_)
+        | ClientError::NoFile { .. }
+        | ClientError::Changed { .. }
+        | ClientError::Place(_)
         | ClientError::OtherContent { .. }
         | ClientError::Publish(
             Refusal::NoSuchQueue { .. } | Refusal::StillQueued { .. } | Refusal::TooLarge { .. },

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{
-    exit::{CliError, Exit},
-    printer::Printer,
-};
+use super::{exit::CliError, printer::Printer};
 use crate::{
     client::{ClientError, Submitted, Update, Watch},
     submission::{
@@ -40,7 +37,7 @@ pub async fn follow(
     of: (&Tenant, &SubmissionId),
     submitted: Option<&Submitted>,
     time: Duration,
-) -> Result<Exit, CliError> {
+) -> Result<SubmissionResult, CliError> {
     let followed = timeout(time, until_result(watch, printer)).await;
     let result = followed.unwrap_or_else(|_| {
         Err(CliError::Client(ClientError::TimedOut {
@@ -54,7 +51,7 @@ pub async fn follow(
         None => result,
     };
     printer.result(&result)?;
-    Ok(Exit::of(&result))
+    Ok(result)
 }
 
 async fn until_result(

@@ -1,6 +1,6 @@
 //! The runtime of a file, by its name: each runtime's source file name has an extension, and C++ has several.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use super::exit::CliError;
 use crate::submission::{catalogue::Catalogue, names::RuntimeRef};
@@ -12,6 +12,14 @@ const ALIASES: [(&str, &str); 5] = [
     ("c++", "cpp"),
     ("bash", "sh"),
     ("pyw", "py"),
+];
+
+/// What an extension means where several runtimes have it, and people mean one of them.
+const USUAL: [(&str, &str); 4] = [
+    ("cpp", "cpp"),
+    ("lua", "lua"),
+    ("pl", "perl"),
+    ("py", "python"),
 ];
 
 /// The runtime that `file` is for, its default version.
@@ -31,6 +39,12 @@ pub fn runtime_of(file: &Path, catalogue: &Catalogue) -> Result<RuntimeRef, CliE
             version: None,
         })
         .collect();
+    let usual = USUAL.iter().find(|(extension, _)| *extension == wanted);
+    let is_usual =
+        |runtime: &&RuntimeRef| usual.is_some_and(|(_, usual)| runtime.name.as_str() == *usual);
+    if let Some(runtime) = fitting.iter().find(is_usual) {
+        return Ok(runtime.clone());
+    }
     match (fitting.pop(), fitting.is_empty()) {
         (Some(runtime), true) => Ok(runtime),
         (Some(runtime), false) => Err(CliError::Usage(format!(
@@ -48,6 +62,38 @@ pub fn runtime_of(file: &Path, catalogue: &Catalogue) -> Result<RuntimeRef, CliE
             names(catalogue),
         ))),
     }
+}
+
+/// The runtime that the project in `dir` is for: the one whose source file it has.
+pub fn runtime_of_project(dir: &Path, catalogue: &Catalogue) -> Result<RuntimeRef, CliError> {
+    let defaults = catalogue.runtimes.iter().filter(|runtime| runtime.default);
+    let fitting: Vec<_> = defaults
+        .filter(|runtime| dir.join(&runtime.source_file).is_file())
+        .collect();
+    let problem = match fitting.as_slice() {
+        [runtime] => {
+            return Ok(RuntimeRef {
+                name: runtime.name.clone(),
+                version: None,
+            });
+        }
+        [] => "it has no file that a runtime's source file is called, such as main.py".to_owned(),
+        several => {
+            let sources: BTreeSet<_> = several
+                .iter()
+                .map(|runtime| &*runtime.source_file)
+                .collect();
+            let sources: Vec<_> = sources.into_iter().collect();
+            if let [source] = sources.as_slice() {
+                return runtime_of(Path::new(source), catalogue);
+            }
+            format!("it has {}", sources.join(" and "))
+        }
+    };
+    Err(CliError::Usage(format!(
+        "{}: what runs is not known, since {problem}: name it with --entry, or a runtime with --runtime",
+        dir.display()
+    )))
 }
 
 fn extension(file: &Path) -> Option<String> {
@@ -68,8 +114,8 @@ mod tests {
 
     fn guess(file: &str) -> Result<String, String> {
         let dir = tempfile::tempdir().expect("a directory");
-        let runtimes = Runtimes::load(&config::Runtimes::default(), dir.path()).expect("loaded");
-        runtime_of(Path::new(file), runtimes.catalogue())
+        let runtimes = Runtimes::load(&config::Config::default(), dir.path()).expect("loaded");
+        runtime_of(Path::new(file), &runtimes.catalogue())
             .map(|runtime| runtime.to_string())
             .map_err(|error| error.to_string())
     }
@@ -83,9 +129,38 @@ mod tests {
             ("a.cc", "cpp"),
             ("A.CXX", "cpp"),
             ("a.sh", "bash"),
+            ("a.pl", "perl"),
+            ("a.lua", "lua"),
+            ("a.go", "go"),
         ] {
             assert_eq!(guess(file).as_deref(), Ok(runtime), "{file}");
         }
+    }
+
+    #[test]
+    fn a_name_that_two_languages_share_is_not_guessed() {
+        let error = guess("a.m").expect_err("Objective-C or Octave");
+        assert!(error.contains("objective-c and octave both"), "{error}");
+    }
+
+    #[test]
+    fn a_project_says_its_runtime_by_the_source_file_that_it_has() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let runtimes = Runtimes::load(&config::Config::default(), dir.path()).expect("loaded");
+        let guess = || runtime_of_project(dir.path(), &runtimes.catalogue());
+        let error = guess().expect_err("unknown").to_string();
+        assert!(
+            error.contains("--entry") && error.contains("main.py"),
+            "{error}"
+        );
+        std::fs::write(dir.path().join("main.py"), "").expect("written");
+        assert_eq!(guess().expect("known").to_string(), "python");
+        std::fs::write(dir.path().join("main.c"), "").expect("written");
+        let error = guess().expect_err("two").to_string();
+        assert!(
+            error.contains("main.c") && error.contains("main.py"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,25 +3,35 @@
 //! | | |
 //! | --- | --- |
 //! | [`run`], [`up`] | a fleet on this machine: for one program, or to stay |
-//! | [`submit`], [`status`], [`watch`], [`result`] | a submission's way, seen from outside |
-//! | [`runtime`], [`worker`] | what the fleet has |
+//! | [`submit`], [`status`], [`watch`], [`result`], [`cancel`] | a submission's way, seen from outside |
+//! | [`dead`], [`replay`] | what could not be run; what runs again |
+//! | [`runtime`], [`worker`], [`blobs`] | what the fleet has |
 //! | [`nats`], [`config`] | what it stands on |
-//! | [`mod@bench`] | how fast it is here |
+//! | [`doctor`] | what this machine allows |
+//! | [`mod@bench`], [`faults`] | how fast it is here; whether it keeps its promise |
 //! | [`options`], [`program`], [`guess`] | from flags and files to a configuration and a submission |
-//! | [`follow`], [`printer`], [`report`], [`terminal`] | what is shown, and where |
-//! | [`exit`], [`signals`] | how it ends |
+//! | [`transfer`] | what goes to the object store and comes back |
+//! | [`follow`], [`printer`], [`report`], [`progress`], [`terminal`] | what is shown, and where |
+//! | [`threads`], [`exit`], [`signals`] | what it runs on, and how it ends |
 //!
 //! Ids and data go to standard output, messages to standard error.
 
 pub mod bench;
+pub mod blobs;
+pub mod cancel;
 pub mod config;
+pub mod dead;
+pub mod doctor;
 pub mod exit;
+pub mod faults;
 pub mod follow;
 pub mod guess;
 pub mod nats;
 pub mod options;
 pub mod printer;
 pub mod program;
+pub mod progress;
+pub mod replay;
 pub mod report;
 pub mod result;
 pub mod run;
@@ -30,6 +40,8 @@ pub mod signals;
 pub mod status;
 pub mod submit;
 pub mod terminal;
+mod threads;
+pub mod transfer;
 pub mod up;
 pub mod watch;
 pub mod worker;
@@ -68,13 +80,20 @@ enum Command {
     Status(status::Status),
     Watch(watch::Watch),
     Result(result::Result),
+    Cancel(cancel::Cancel),
+    Replay(replay::Replay),
+    #[command(subcommand)]
+    Dead(dead::Dead),
     #[command(subcommand)]
     Runtime(runtime::Runtime),
     #[command(subcommand)]
     Worker(worker::Worker),
     #[command(subcommand)]
+    Blobs(blobs::Blobs),
+    #[command(subcommand)]
     Nats(nats::Nats),
     Config(config::Config),
+    Doctor(doctor::Doctor),
     Bench(bench::Bench),
     /// What `bench` starts to measure fork and exec.
     #[command(name = crate::bench::RAW_COMMAND, hide = true)]
@@ -105,10 +124,15 @@ impl Command {
             Self::Status(status) => until(&shutdown, Box::pin(status.run(options))).await,
             Self::Watch(watch) => until(&shutdown, Box::pin(watch.run(options))).await,
             Self::Result(result) => until(&shutdown, Box::pin(result.run(options))).await,
-            Self::Runtime(runtime) => until(&shutdown, Box::pin(runtime.run(options))).await,
+            Self::Cancel(cancel) => until(&shutdown, Box::pin(cancel.run(options))).await,
+            Self::Replay(replay) => until(&shutdown, Box::pin(replay.run(options))).await,
+            Self::Dead(dead) => Box::pin(dead.run(options, stop)).await,
+            Self::Runtime(runtime) => Box::pin(runtime.run(options, stop)).await,
             Self::Worker(worker) => until(&shutdown, Box::pin(worker.run(options))).await,
+            Self::Blobs(blobs) => until(&shutdown, Box::pin(blobs.run(options))).await,
             Self::Nats(nats) => until(&shutdown, Box::pin(nats.run(options))).await,
             Self::Config(config) => config.run(options),
+            Self::Doctor(doctor) => Box::pin(doctor.run(options, stop)).await,
             Self::Bench(bench) => until(&shutdown, Box::pin(bench.run(options))).await,
             Self::BenchRaw => bench::run_raw(),
         }
@@ -126,9 +150,11 @@ async fn until(
     }
 }
 
-/// The exit code of a program, with its error told.
-pub fn end(ended: Result<Exit, CliError>) -> std::process::ExitCode {
-    let exit = match ended {
+/// Runs a program: its exit code, with its error told.
+pub fn main(
+    program: impl Future<Output = Result<Exit, CliError>> + Send + 'static,
+) -> std::process::ExitCode {
+    let exit = match threads::run(program) {
         Ok(exit) => exit,
         Err(error) => {
             let exit = error.exit();

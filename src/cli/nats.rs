@@ -1,6 +1,6 @@
-//! `envicutor nats apply`, `nats check` and `nats init DIR`: the fleet's streams and buckets, and the files of a server.
+//! `envicutor nats apply`, `nats check` and `nats init DIR`: the fleet's streams and buckets, and the files of its servers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -16,7 +16,10 @@ use crate::{
         provision::{self, Outcome, ProvisionError, Report},
     },
     client::ClientError,
-    nats_server::files,
+    nats_server::{
+        cluster::{self, NodeAddress},
+        files,
+    },
 };
 
 /// Provision NATS. `apply` and `check` need the operator's rights.
@@ -34,10 +37,13 @@ pub enum Nats {
         #[arg(long)]
         json: bool,
     },
-    /// Write a server's configuration and generated passwords into a directory. Overwrites nothing.
+    /// Write a server's configuration and generated passwords into a directory, or those of a cluster. Overwrites nothing.
     Init {
         /// The directory; made where it is missing.
         dir: PathBuf,
+        /// Where the servers of a cluster are to listen, three of them: HOST,HOST,HOST, each perhaps with :PORT.
+        #[arg(long, value_name = "NODES", value_delimiter = ',')]
+        cluster: Vec<NodeAddress>,
     },
 }
 
@@ -65,7 +71,7 @@ impl Nats {
                     Exit::NotOk
                 })
             }
-            Self::Init { dir } => init(options, &dir),
+            Self::Init { dir, cluster } => init(options, &dir, &cluster),
         }
     }
 }
@@ -91,6 +97,7 @@ fn print(reports: &[Report], json: bool) -> Result<(), CliError> {
             Outcome::Updated(differences) => ("updated", &differences[..]),
             Outcome::Unchanged => ("unchanged", &[][..]),
             Outcome::Refused(reasons) => ("refused", &reasons[..]),
+            Outcome::Degraded(missing) => ("degraded", &missing[..]),
         };
         if json {
             let object = &report.object;
@@ -105,13 +112,36 @@ fn print(reports: &[Report], json: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-fn init(options: &Options, dir: &std::path::Path) -> Result<Exit, CliError> {
-    let done = files::init(dir, &options.load()?.nats.prefix)?;
+fn init(options: &Options, dir: &Path, nodes: &[NodeAddress]) -> Result<Exit, CliError> {
+    let nats = options.load()?.nats;
+    let dir = std::path::absolute(dir)?;
+    let done = if nodes.is_empty() {
+        files::init(&dir, &nats)?
+    } else {
+        cluster::init(&dir, &nats, nodes)?
+    };
     for path in &done.written {
         say(path.display().to_string())?;
     }
     for path in &done.kept {
         tell(format!("{} is kept as it is", path.display()));
     }
+    if !nodes.is_empty() {
+        next_steps(&dir, nodes);
+    }
     Ok(Exit::Ok)
+}
+
+/// What remains to be done for a cluster.
+fn next_steps(dir: &Path, nodes: &[NodeAddress]) {
+    tell("Copy the directory to each machine, and in it start there:");
+    for (place, node) in nodes.iter().enumerate() {
+        let file = cluster::node_file(Path::new(""), place);
+        tell(format!("  {node}: nats-server --config {}", file.display()));
+    }
+    let programs = dir.join("envicutor.toml");
+    tell(format!(
+        "Then, once: envicutor --config {} nats apply",
+        programs.display()
+    ));
 }

@@ -1,6 +1,6 @@
 //! The flags that every program takes, and the configuration and the server that they lead to.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use super::exit::CliError;
 use crate::{
@@ -54,6 +54,16 @@ impl Options {
         logging::init(self.log_format, told, self.verbose);
     }
 
+    /// The flags that say where this machine's configuration and data are, for a program of ours that is started.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let config = self.config.iter().map(|file| ("--config", file));
+        let data_dir = self.data_dir.iter().map(|dir| ("--data-dir", dir));
+        let flags = config.chain(data_dir);
+        flags
+            .flat_map(|(flag, path)| [flag.into(), path.into()])
+            .collect()
+    }
+
     /// The configuration in force.
     pub fn load(&self) -> Result<Config, CliError> {
         let mut flags = self.flags.clone();
@@ -72,16 +82,21 @@ impl Options {
         Ok(Config::load(self.config.as_deref(), &flags)?)
     }
 
+    /// Whether a server is named, by a flag, the environment or the configuration.
+    pub fn names_a_server(&self, config: &Config) -> bool {
+        self.nats.is_some()
+            || std::env::var_os(URL_VARIABLE).is_some()
+            || config.nats.url != config::Nats::default().url
+            || config.nats.credentials_file.is_some()
+    }
+
     /// The configuration with the server that `role` connects to: the one that is named, else that of the data directory's
     /// running `envicutor up`, else the default.
     pub fn load_for(&self, role: Role) -> Result<Config, CliError> {
         let mut config = self.load()?;
-        let default = config::Nats::default();
-        let is_named = self.nats.is_some()
-            || std::env::var_os(URL_VARIABLE).is_some()
-            || config.nats.url != default.url
-            || config.nats.credentials_file.is_some();
-        if !is_named && let Some(url) = nats_server::running_url(&config.data_dir.0, role) {
+        if !self.names_a_server(&config)
+            && let Some(url) = nats_server::running_url(&config.data_dir.0, role)
+        {
             config.nats.url = url;
         }
         Ok(config)

@@ -130,14 +130,15 @@ impl Printer {
             self.written.clear();
         }
         if result.outcome == Outcome::Finished {
+            let id = escape_line(&result.id);
             if let Some(compile) = &result.compile {
-                self.outputs(StageName::Compile, compile)?;
+                self.outputs(&id, StageName::Compile, compile)?;
             }
             if let Some((run, shown)) = run_to_show(result) {
                 if result.runs.len() > 1 {
                     self.tell(&format!("the output of test {}:", run + 1))?;
                 }
-                self.outputs(StageName::Run { run }, shown)?;
+                self.outputs(&id, StageName::Run { run }, shown)?;
             }
         }
         self.end_lines()?;
@@ -146,7 +147,7 @@ impl Printer {
     }
 
     /// Shows what a stage wrote, and says where that is not all.
-    fn outputs(&mut self, stage: StageName, run: &Run) -> Result<(), CliError> {
+    fn outputs(&mut self, id: &str, stage: StageName, run: &Run) -> Result<(), CliError> {
         let streams = [(Stream::Stdout, &run.stdout), (Stream::Stderr, &run.stderr)];
         for (stream, output) in streams {
             self.output(stage, stream, 0, &output.data)?;
@@ -156,8 +157,11 @@ impl Printer {
             let (written, size) = (written.unwrap_or_default(), output.size_bytes.0);
             if written < size {
                 let stream = word(&stream);
+                let all = output.blob.as_ref().map_or(String::new(), |_| {
+                    format!("; envicutor result {id} --output DIR has all of it")
+                });
                 self.tell(&format!(
-                    "{stream} is cut: {written} of {size} bytes are shown"
+                    "{stream} is cut: {written} of {size} bytes are shown{all}"
                 ))?;
             }
         }

@@ -8,8 +8,11 @@ use serde::Serialize;
 use super::terminal::escape_line;
 use crate::submission::{
     result::{Outcome, Run, SubmissionResult, Verdict},
-    units::Micros,
+    units::{ByteSize, Micros},
 };
+
+/// Collected files that are listed.
+const MOST_FILES: usize = 20;
 
 /// What is ok.
 const GREEN: &str = "\x1b[32m";
@@ -39,6 +42,9 @@ pub fn report(result: &SubmissionResult, has_colors: bool) -> String {
         outcome @ (Outcome::Cancelled | Outcome::Expired) => {
             report.line("outcome", &report.colored(&word(&outcome), false));
         }
+    }
+    if result.generation > 0 {
+        report.line("generation", &result.generation.to_string());
     }
     report.text
 }
@@ -76,11 +82,47 @@ impl Report {
             self.line("runtime", &runtime.to_string());
         }
         if let Some(compile) = &result.compile {
-            self.line("compile", &in_one_line(compile, &word(&compile.verdict)));
+            let cached = if compile.cached == Some(true) {
+                "  cached"
+            } else {
+                ""
+            };
+            let line = in_one_line(compile, &word(&compile.verdict));
+            self.line("compile", &format!("{line}{cached}"));
         }
         match result.runs.as_slice() {
             [run] if run.name.is_none() => self.single(run),
             runs => self.tests(runs),
+        }
+        self.collected(result);
+    }
+
+    fn collected(&mut self, result: &SubmissionResult) {
+        let files = &result.collected;
+        if !files.is_empty() {
+            let bytes = files.iter().map(|file| file.size_bytes.0).sum();
+            self.line(
+                "collected",
+                &format!("{} files, {}", files.len(), ByteSize(bytes)),
+            );
+        }
+        for file in files.iter().take(MOST_FILES) {
+            let _ = writeln!(
+                self.text,
+                "  {}  {}",
+                escape_line(&file.path),
+                file.size_bytes
+            );
+        }
+        if files.len() > MOST_FILES {
+            let _ = writeln!(self.text, "  and {} more", files.len() - MOST_FILES);
+        }
+        for error in &result.collect_errors {
+            let message = escape_line(&error.message);
+            let _ = match error.path.as_str() {
+                "" => writeln!(self.text, "  not kept: {message}"),
+                path => writeln!(self.text, "  not kept: {}: {message}", escape_line(path)),
+            };
         }
     }
 

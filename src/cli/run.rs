@@ -1,4 +1,4 @@
-//! `envicutor run FILE…`: one shot on this machine. Uses the `envicutor up` of the data directory where one runs; else starts
+//! `envicutor run FILE…`, or a project: one shot on this machine. Uses the `envicutor up` of the data directory where one runs; else starts
 //! everything, and stops it again.
 
 use std::time::Duration;
@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     exit::{CliError, Exit},
     follow::{Patience, follow},
-    guess::runtime_of,
     options::Options,
     printer::{Form, Printer},
-    program::ProgramArgs,
+    program::{Program, ProgramArgs},
     terminal::tell,
+    transfer::{self, Output},
 };
 use crate::{
     bus::Role,
@@ -44,6 +44,8 @@ pub struct Run {
     program: ProgramArgs,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    output: Output,
     /// Print the result as the message of the contract.
     #[arg(long)]
     json: bool,
@@ -57,37 +59,41 @@ impl Run {
         shutdown: CancellationToken,
     ) -> Result<Exit, CliError> {
         let config = options.load()?;
-        let submission = self.submission(&config)?;
+        let program = self.program(&config)?;
+        let submission = &program.submission;
+        let own = for_one_submission(&config);
         let fleet = tokio::select! {
-            fleet = find_or_start(&config) => fleet?,
+            fleet = find_or_start(&config, &own) => fleet?,
             () = shutdown.cancelled() => return Err(CliError::Interrupted),
         };
         match fleet {
             Fleet::Running(url) => {
                 let id = SubmissionId::generate();
                 tokio::select! {
-                    exit = self.follow(&config, &url, &id, &submission) => exit,
+                    exit = self.follow(&config, &url, &id, submission) => exit,
                     () = shutdown.cancelled() => {
                         tell(format!("the submission goes on: envicutor watch {id}"));
                         Err(CliError::Interrupted)
                     }
                 }
             }
-            Fleet::Own(fleet) => self.run_on(*fleet, &config, &submission, &shutdown).await,
+            Fleet::Own(fleet) => {
+                Box::pin(self.run_on(*fleet, &config, submission, &shutdown)).await
+            }
         }
     }
 
     /// The submission, by this machine's own catalogue.
-    fn submission(&self, config: &Config) -> Result<Submission, CliError> {
+    fn program(&self, config: &Config) -> Result<Program, CliError> {
         let runtime = if let Some(runtime) = self.program.runtime() {
             runtime.clone()
         } else {
             let work_dir = config.data_dir.0.join("runtimes");
-            let runtimes = Runtimes::load(&config.runtimes, &work_dir)?;
-            runtime_of(self.program.first_file(), runtimes.catalogue())?
+            let runtimes = Runtimes::load(config, &work_dir)?;
+            self.program.guess(&runtimes.catalogue())?
         };
         self.program
-            .submission(runtime, self.program.events_to_watch())
+            .program(runtime, self.program.events_to_watch())
     }
 
     /// Runs it on a fleet that is there for it alone.
@@ -124,36 +130,37 @@ impl Run {
         url.clone_into(&mut config.nats.url);
         let client = Client::connect_with(&config).await?;
         let tenant = Tenant::default_tenant();
+        let submission = transfer::upload(&client, &tenant, submission).await?;
         let mut watch = client.watch(&tenant, id).await?;
         let lane = Lane::Interactive;
         client
-            .submit(&tenant, lane, Some(id.clone()), submission)
+            .submit(&tenant, lane, Some(id.clone()), &submission)
             .await?;
         let mut printer = Printer::new(Form::of_result(self.json));
         let time = self.patience.time(config.client.wait_timeout_us);
-        let exit = follow(&mut watch, &mut printer, (&tenant, id), None, time).await;
+        let result = follow(&mut watch, &mut printer, (&tenant, id), None, time).await?;
+        self.output.write(&client, &result).await?;
         client.close().await;
-        exit
+        Ok(Exit::of(&result))
     }
 }
 
 /// What runs the program.
-enum Fleet {
+pub(super) enum Fleet {
     /// Another process: where to connect.
     Running(String),
     /// This one.
     Own(Box<Standalone>),
 }
 
-/// The `envicutor up` of the data directory, or a fleet of our own; waits while another `run` has one.
-async fn find_or_start(config: &Config) -> Result<Fleet, CliError> {
-    let own = for_one_submission(config);
+/// The `envicutor up` of the data directory, or a fleet of our `own` configuration; waits while another `run` has one.
+pub(super) async fn find_or_start(config: &Config, own: &Config) -> Result<Fleet, CliError> {
     let mut is_told = false;
     loop {
         if let Some(url) = nats_server::running_url(&config.data_dir.0, Role::Service) {
             return Ok(Fleet::Running(url));
         }
-        match Standalone::start_for_one(&own).await {
+        match Box::pin(Standalone::start_for_one(own)).await {
             Ok(fleet) => return Ok(Fleet::Own(Box::new(fleet))),
             Err(StandaloneError::Server(ServerError::InUse(_))) => {
                 if !is_told {

@@ -45,25 +45,48 @@ impl Status {
     }
 }
 
+/// What tells a replay.
+fn replayed(generation: u64) -> String {
+    match generation {
+        0 => String::new(),
+        generation => format!(", generation {generation}"),
+    }
+}
+
 fn line(status: &Found) -> String {
     let instant = |at: &time::OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
     match status {
-        Found::Queued { lane, published_at } => {
-            format!("queued in {lane} since {}", instant(published_at))
-        }
+        Found::Queued {
+            generation,
+            lane,
+            published_at,
+        } => format!(
+            "queued in {lane} since {}{}",
+            instant(published_at),
+            replayed(*generation)
+        ),
         Found::Running {
+            generation,
             worker,
             attempt,
             started_at,
         } => format!(
-            "running on {} since {}, attempt {attempt}",
+            "running on {} since {}, attempt {attempt}{}",
             escape_line(worker),
-            instant(started_at)
+            instant(started_at),
+            replayed(*generation)
         ),
-        Found::Finished { result } => match result.verdict {
-            Some(verdict) => format!("{}: {}", word(&result.outcome), word(&verdict)),
-            None => word(&result.outcome),
-        },
+        Found::Finished { result } => {
+            let verdict = result
+                .verdict
+                .map(|verdict| format!(": {}", word(&verdict)));
+            format!(
+                "{}{}{}",
+                word(&result.outcome),
+                verdict.unwrap_or_default(),
+                replayed(result.generation)
+            )
+        }
         Found::Unknown => "unknown".to_owned(),
     }
 }

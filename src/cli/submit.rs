@@ -1,4 +1,4 @@
-//! `envicutor submit FILE…`: publishes a submission. Prints its id; with `--wait` its result, with `--watch` also what happens
+//! `envicutor submit FILE…`, or a project: publishes a submission. Prints its id; with `--wait` its result, with `--watch` also what happens
 //! until then.
 
 use serde::Serialize;
@@ -6,11 +6,11 @@ use serde::Serialize;
 use super::{
     exit::{CliError, Exit},
     follow::{Patience, follow},
-    guess::runtime_of,
     options::Options,
     printer::{Form, Printer, say_json},
     program::ProgramArgs,
     terminal::{say, tell},
+    transfer::{self, Output},
 };
 use crate::{
     bus::Role,
@@ -23,7 +23,9 @@ use crate::{
 
 /// Publish a submission and print its id.
 ///
-/// Exits when the submission is stored: 0, or 2 when the fleet refuses it. With --wait or --watch it exits as the result says: 0
+/// What is too large for a message goes to the fleet's object store first; what is there already is not sent again.
+///
+/// Exits when the submission is stored: 0, or 2 when the fleet refuses it. With --wait, --watch or --output it exits as the result says: 0
 /// finished and ok, 1 finished and not ok, 2 rejected, 3 failed, 5 when the time is over (the submission goes on).
 #[derive(Debug, Clone, clap::Args)]
 pub struct Submit {
@@ -46,6 +48,8 @@ pub struct Submit {
     watch: bool,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    output: Output,
     /// Print messages of the contract, one a line.
     #[arg(long)]
     json: bool,
@@ -65,16 +69,16 @@ impl Submit {
     pub async fn run(self, options: &Options) -> Result<Exit, CliError> {
         // What is wrong with the files is told before a connection is needed.
         let named = self.program.runtime().cloned();
-        let early = named.map(|runtime| self.program.submission(runtime, self.events()));
+        let early = named.map(|runtime| self.program.program(runtime, self.events()));
         let early = early.transpose()?;
         let client = options.connect(Role::Service).await?;
-        let submission = if let Some(submission) = early {
-            submission
+        let program = if let Some(program) = early {
+            program
         } else {
-            let runtime = runtime_of(self.program.first_file(), &client.runtimes().await?)?;
-            self.program.submission(runtime, self.events())?
+            let runtime = self.program.guess(&client.runtimes().await?)?;
+            self.program.program(runtime, self.events())?
         };
-        let exit = self.submit(options, &client, &submission).await;
+        let exit = self.submit(options, &client, &program.submission).await;
         client.close().await;
         exit
     }
@@ -85,13 +89,14 @@ impl Submit {
         client: &Client,
         submission: &Submission,
     ) -> Result<Exit, CliError> {
+        let submission = transfer::upload(client, &self.tenant, submission).await?;
         let id = self.id.clone().unwrap_or_else(SubmissionId::generate);
         let mut watch: Option<Watch> = None;
-        if self.wait || self.watch {
+        if self.wait || self.watch || self.output.is_wanted() {
             watch = Some(client.watch(&self.tenant, &id).await?);
         }
         let submitted = client
-            .submit(&self.tenant, self.lane, Some(id), submission)
+            .submit(&self.tenant, self.lane, Some(id), &submission)
             .await?;
         let Some(mut watch) = watch else {
             return self.told(&submitted);
@@ -104,14 +109,10 @@ impl Submit {
         };
         let time = self.patience.time(options.load()?.client.wait_timeout_us);
         let of = (&submitted.tenant, &submitted.id);
-        follow(
-            &mut watch,
-            &mut Printer::new(form),
-            of,
-            Some(&submitted),
-            time,
-        )
-        .await
+        let mut printer = Printer::new(form);
+        let result = follow(&mut watch, &mut printer, of, Some(&submitted), time).await?;
+        self.output.write(client, &result).await?;
+        Ok(Exit::of(&result))
     }
 
     fn told(&self, submitted: &Submitted) -> Result<Exit, CliError> {

@@ -160,6 +160,13 @@ pub fn say(line: impl AsRef<str>) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Writes the beginning of a line for people to standard error: a question.
+pub fn tell_part(text: impl AsRef<str>) {
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "{}", text.as_ref());
+    let _ = stderr.flush();
+}
+
 /// Writes a line for people to standard error. One that cannot be written is of no use to anybody.
 pub fn tell(line: impl AsRef<str>) {
     let _ = writeln!(io::stderr(), "{}", line.as_ref());

@@ -36,8 +36,8 @@ impl Watch {
         let mut watch = client.watch_all(&self.tenant, &self.id).await?;
         let mut printer = Printer::new(Form::of_all(self.json));
         let of = (&self.tenant, &self.id);
-        let exit = follow(&mut watch, &mut printer, of, None, time).await;
+        let result = follow(&mut watch, &mut printer, of, None, time).await;
         client.close().await;
-        exit
+        Ok(Exit::of(&result?))
     }
 }

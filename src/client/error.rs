@@ -2,12 +2,15 @@
 //! ([`ClientError::Rejected`], [`ClientError::OtherContent`]), publish or ask again ([`ClientError::Publish`],
 //! [`ClientError::TimedOut`]), or see to the fleet (the rest). Publishing again under the same id is always safe.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
+use super::{pack::PackError, place::PlaceError};
 use crate::{
+    blobs::BlobError,
     bus::{
-        ConnectError, api::ApiError, events::EventError, publish::PublishError,
-        registry::RegistryError, results::ResultError,
+        ConnectError, api::ApiError, events::EventError, orders::OrderError, outage::Outage,
+        publish::PublishError, registry::RegistryError, results::ResultError,
+        withdraw::WithdrawError,
     },
     submission::{
         check::Rejected,
@@ -25,6 +28,27 @@ pub enum ClientError {
     /// The submission is not valid; nothing was published.
     #[error(transparent)]
     Rejected(Box<Rejected>),
+    /// The object store did not take or give a content; nothing was published.
+    #[error(transparent)]
+    Store(#[from] BlobError),
+    /// A file or directory of this machine cannot be read; nothing was published.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// What was named as a content is none.
+    #[error("{path} is not a file (a directory goes as a project, by `Submission::project`)")]
+    NoFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// A file changed while it was sent.
+    #[error("{path} changed while it was sent: try again")]
+    Changed {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file that came back is not written.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The submission was not stored, or that is not known, after all tries.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -63,6 +87,12 @@ pub enum ClientError {
     /// The registry of workers could not be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A worker was told something and did not acknowledge it.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// A submission was not cancelled, or that is not known: ask again.
+    #[error(transparent)]
+    Withdraw(#[from] WithdrawError),
     /// The server could not be asked.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -80,6 +110,14 @@ impl ClientError {
         }
     }
 
+    /// How long to wait at least before the same is tried again, where that may help. Wait longer each time, with jitter.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Publish(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+
     /// Whether it is the connection to NATS that is missing.
     pub fn is_connection(&self) -> bool {
         matches!(
@@ -90,7 +128,21 @@ impl ClientError {
                 | Self::Api(ApiError::NotConnected)
                 | Self::Result(ResultError::Api(ApiError::NotConnected))
                 | Self::Registry(RegistryError::Api(ApiError::NotConnected))
+                | Self::Order(OrderError::Api(ApiError::NotConnected))
+                | Self::Withdraw(WithdrawError::Api(ApiError::NotConnected))
         )
+    }
+}
+
+impl Outage for ClientError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Publish(error) => error.is_passing(),
+            Self::Result(error) => error.is_outage(),
+            Self::Store(error) => error.is_outage(),
+            Self::Api(error) | Self::Registry(RegistryError::Api(error)) => error.is_outage(),
+            _ => false,
+        }
     }
 }
 

@@ -3,9 +3,12 @@
 //! | | |
 //! | --- | --- |
 //! | [`Client`] | the connection, and the questions that are one request: result, status, runtimes, limits, workers |
+//! | [`upload`], [`pack`] | large contents, files and directories of this machine to the object store, before the publish |
 //! | [`submit`] | publish until it is stored, or refused |
+//! | [`cancel`] | end one, queued or running |
 //! | [`wait`] | the result, whatever happens to the connection meanwhile |
 //! | [`watch`] | the events, and the result as the last of them |
+//! | [`download`], [`place`] | whole outputs and collected files, to a writer or a directory |
 //! | [`error`] | what can go wrong, by what the caller can do about it |
 //!
 //! ```no_run
@@ -21,28 +24,54 @@
 //! # }
 //! ```
 //!
+//! Contents that are large go to the object store by themselves; a service names files and directories of its own:
+//!
+//! ```no_run
+//! # use envicutor::{Client, submission::{message::Submission, names::{Lane, Tenant}}};
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let submission = Submission::new("python".parse()?)
+//!     .project("./analysis")
+//!     .file_from("data/big.csv", "/data/2026.csv")
+//!     .collect("out/*.png");
+//! let result = client.submit_and_wait(&Tenant::default_tenant(), Lane::Batch, None, &submission).await?;
+//! client.fetch(&result, "./results".as_ref(), false).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The invariant: whatever a method says is stored or standing, JetStream has acknowledged or shown.
 
+pub mod cancel;
+pub mod download;
 pub mod error;
+pub mod pack;
+pub mod place;
 mod status;
 pub mod submit;
+pub mod upload;
 pub mod wait;
 pub mod watch;
+
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 pub use self::{
+    download::Fetched,
     error::ClientError,
     status::Status,
     submit::Submitted,
+    upload::{OnSending, Sending},
     watch::{Update, Watch},
 };
 use crate::{
+    blobs::Store,
     bus::{
         Bus, Role,
         api::{header, header_of},
+        orders::{self, Obeyed, Order},
         registry::{Heartbeat, Registry},
         results::Results,
     },
@@ -63,7 +92,10 @@ const CONNECTION_NAME: &str = "envicutor-client";
 #[derive(Debug, Clone)]
 pub struct Client {
     bus: Bus,
-    waiting: config::Client,
+    config: config::Client,
+    store: Store,
+    /// For so long at least nothing is collected that was claimed in the store.
+    claim_time: Duration,
     encoding: Option<Encoding>,
 }
 
@@ -82,16 +114,19 @@ impl Client {
         Self::connect_with(&config).await
     }
 
-    /// Connects as `service`, with the parts `nats` and `client` of a configuration.
+    /// Connects as `service`, with the parts `nats`, `blobs` and `client` of a configuration.
     pub async fn connect_with(config: &Config) -> Result<Self, ClientError> {
         Self::connect_as(config, Role::Service).await
     }
 
     /// Connects as another user: an operator may also ask for the workers.
     pub async fn connect_as(config: &Config, role: Role) -> Result<Self, ClientError> {
+        let bus = Bus::connect(&config.nats, role, CONNECTION_NAME).await?;
         Ok(Self {
-            bus: Bus::connect(&config.nats, role, CONNECTION_NAME).await?,
-            waiting: config.client.clone(),
+            store: Store::open(config, Some(&bus))?,
+            bus,
+            config: config.client.clone(),
+            claim_time: config.blobs.grace_us.duration() / 4,
             encoding: None,
         })
     }
@@ -138,6 +173,11 @@ impl Client {
     /// The workers that have been heard of lately. For operators: a service's user may not read them.
     pub async fn workers(&self) -> Result<Vec<Heartbeat>, ClientError> {
         Ok(Registry::new(&self.bus).list().await?)
+    }
+
+    /// Tells a worker something, and returns what it is now. For operators.
+    pub async fn order(&self, worker: &str, order: Order) -> Result<Obeyed, ClientError> {
+        Ok(orders::give(&self.bus, worker, order).await?)
     }
 
     /// Sends what is still buffered and closes the connection, on every clone.

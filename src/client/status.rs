@@ -18,6 +18,8 @@ use crate::{
 pub enum Status {
     /// It waits for a worker.
     Queued {
+        /// 0, and one more for each replay.
+        generation: u64,
         /// Where.
         lane: Lane,
         /// Since when.
@@ -26,6 +28,8 @@ pub enum Status {
     },
     /// A worker began, and has not ended.
     Running {
+        /// 0, and one more for each replay.
+        generation: u64,
         /// Who.
         worker: String,
         /// Which start of this generation, from 1.
@@ -59,11 +63,13 @@ impl Client {
         Ok(match (queued, started) {
             (None, _) => Status::Unknown,
             (Some(_), Some(event)) => Status::Running {
+                generation: event.generation,
                 worker: event.worker,
                 attempt: event.attempt,
                 started_at: event.at,
             },
             (Some(queued), None) => Status::Queued {
+                generation,
                 lane: queued.lane,
                 published_at: queued.published_at,
             },

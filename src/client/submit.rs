@@ -3,15 +3,17 @@
 //! A publish whose answer is lost may have been stored, so it is tried again under the same id: the subject takes it once.
 //! "Still queued" after a try of our own that was not answered is therefore our own submission, and counts as published.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use rand::RngExt as _;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, wait::Waiting};
 use crate::{
-    bus::publish::{MAX_SUBMISSION_BYTES, PublishError},
+    bus::{
+        outage::Backoff,
+        publish::{MAX_SUBMISSION_BYTES, PublishError},
+    },
     submission::{
         check::check_shape,
         content::Content,
@@ -26,6 +28,9 @@ use crate::{
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two tries.
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// The same for a full queue: room comes when submissions end.
+const FULL_FIRST: Duration = Duration::from_secs(1);
+const FULL_MOST: Duration = Duration::from_secs(30);
 
 /// A submission that JetStream has stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +46,11 @@ pub struct Submitted {
 }
 
 impl Client {
-    /// Validates a submission as far as that needs no fleet, publishes it and waits until it is stored. Without an `id` it
+    /// Validates a submission as far as that needs no fleet, sends what is too large for a message to the object store (see
+    /// [`upload`](Self::upload)), publishes it and waits until it is stored. Without an `id` it
     /// gets a fresh one, which sorts by time. An unanswered publish and a full queue are tried again, `client.publish_tries`
-    /// times in all, with exponential backoff and jitter.
+    /// times in all, with exponential backoff and jitter; what failed after that says how long to wait
+    /// ([`ClientError::retry_after`]).
     ///
     /// ```no_run
     /// # async fn example(client: envicutor::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -66,7 +73,8 @@ impl Client {
         id: Option<SubmissionId>,
         submission: &Submission,
     ) -> Result<Submitted, ClientError> {
-        let (body, encoding) = self.encode(submission)?;
+        let submission = self.upload(tenant, submission, Arc::new(|_| ())).await?;
+        let (body, encoding) = self.encode(&submission)?;
         check_shape(&body, encoding)
             .map_err(|rejected| ClientError::Rejected(Box::new(rejected)))?;
         let submitted = Submitted {
@@ -88,15 +96,27 @@ impl Client {
         id: Option<SubmissionId>,
         submission: &Submission,
     ) -> Result<SubmissionResult, ClientError> {
-        let submitted = self.submit(tenant, lane, id, submission).await?;
-        let result = self.wait(tenant, &submitted.id, None).await?;
-        submitted.own(result)
+        // It listens before it publishes, in one write: what stands under an id of its own making need not be read.
+        let (id, is_new) = match id {
+            Some(id) => (id, false),
+            None => (SubmissionId::generate(), true),
+        };
+        let mut waiting = Waiting::start(self, tenant, &id).await?;
+        if is_new {
+            waiting.expect_nothing();
+        }
+        let submitted = self.submit(tenant, lane, Some(id), submission).await?;
+        let time = self.config.wait_timeout_us.duration();
+        submitted.own(waiting.result_within(time).await?)
     }
 
     /// The body, and its encoding: JSON where all content is text and it fits, since people can read it on the wire; else
     /// MessagePack, which holds any bytes as they are. The same submission always gives the same body, so that publishing it
     /// again is recognized.
-    fn encode(&self, submission: &Submission) -> Result<(Vec<u8>, Encoding), EncodingError> {
+    pub(super) fn encode(
+        &self,
+        submission: &Submission,
+    ) -> Result<(Vec<u8>, Encoding), EncodingError> {
         if let Some(encoding) = self.encoding {
             return Ok((encoding.encode(submission)?, encoding));
         }
@@ -117,6 +137,8 @@ impl Client {
         encoding: Encoding,
     ) -> Result<(), PublishError> {
         let mut tries = 1;
+        let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MOST);
+        let mut backoff_from_full = Backoff::new(FULL_FIRST, FULL_MOST);
         // An earlier try of ours may have been stored.
         let mut is_unsure = false;
         loop {
@@ -139,11 +161,18 @@ impl Client {
             // A server that has just come back knows its streams a moment later.
             let is_passing = error.is_passing()
                 || (is_unsure && matches!(error, PublishError::NoSuchQueue { .. }));
-            if !is_passing || tries >= self.waiting.publish_tries {
+            if !is_passing || tries >= self.config.publish_tries {
                 return Err(error);
             }
-            tracing::debug!(%id, tries, %error, "the publish is tried again");
-            tokio::time::sleep(backoff(tries)).await;
+            let wait = if matches!(error, PublishError::QueueFull { .. }) {
+                let wait = backoff_from_full.next_wait();
+                tracing::warn!(%id, %tenant, ?wait, "the queue is full: the publish is tried again");
+                wait
+            } else {
+                tracing::debug!(%id, tries, %error, "the publish is tried again");
+                backoff.next_wait()
+            };
+            tokio::time::sleep(wait).await;
             tries += 1;
         }
     }
@@ -162,43 +191,17 @@ impl Submitted {
     }
 }
 
-/// How long to wait after the `tries`th try.
-fn backoff(tries: u32) -> Duration {
-    let wait = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16));
-    wait.min(BACKOFF_MOST)
-        .mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
 /// Whether JSON shows all content as it is.
 fn is_text(submission: &Submission) -> bool {
-    let files = submission.files.iter().map(|file| &file.content);
-    let tests = submission
-        .tests
-        .iter()
-        .flat_map(|test| test.expected.iter().chain([&test.stdin]));
-    files
-        .chain(tests)
-        .chain(&submission.stdin)
-        .all(|content| match content {
-            Content::Inline(data) => std::str::from_utf8(data).is_ok(),
-            Content::Blob(_) => true,
-        })
+    submission.contents().all(|content| match content {
+        Content::Inline(data) => std::str::from_utf8(data).is_ok(),
+        Content::Blob(_) | Content::Local(_) => true,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_grow_and_stay_bounded() {
-        for tries in 1..40 {
-            let wait = backoff(tries);
-            assert!(
-                wait >= BACKOFF_FIRST / 2 && wait <= BACKOFF_MOST,
-                "{tries}: {wait:?}"
-            );
-        }
-    }
 
     #[test]
     fn only_text_goes_as_json() {

@@ -7,13 +7,17 @@ use std::collections::HashSet;
 
 use async_nats::{
     Message, Subscriber,
-    jetstream::{self, consumer},
+    jetstream::{self, consumer, stream::ConsumerErrorKind},
 };
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
+use tokio::time::timeout;
 
 use super::{Client, ClientError, wait::Waiting};
 use crate::{
-    bus::api::{header, header_of},
+    bus::{
+        api::{ApiError, header, header_of},
+        outage::sit_out,
+    },
     submission::{
         encoding::Encoding,
         event::Event,
@@ -92,7 +96,8 @@ impl Client {
         id: &SubmissionId,
     ) -> Result<Watch, ClientError> {
         let mut watch = self.watch(tenant, id).await?;
-        let mut earlier = self.earlier(tenant, id).await?;
+        // What is read through a server that dies meanwhile, or while nobody leads the events, is read again.
+        let mut earlier = sit_out(self.bus.outage_timeout, || self.earlier(tenant, id)).await?;
         watch.seen = earlier.iter().map(place).collect();
         earlier.reverse();
         watch.earlier = earlier;
@@ -102,6 +107,13 @@ impl Client {
     /// The events that the server has of a submission.
     async fn earlier(&self, tenant: &Tenant, id: &SubmissionId) -> Result<Vec<Event>, ClientError> {
         let failed = |error: &dyn std::fmt::Display| ClientError::Events(error.to_string());
+        let away = |error: &dyn std::fmt::Display| {
+            let description = format!("events: {error}");
+            ClientError::Api(ApiError::Unavailable {
+                code: 0,
+                description,
+            })
+        };
         let context = jetstream::new(self.bus.client.clone());
         let stream = context
             .get_stream_no_info(self.bus.names.events_stream())
@@ -120,15 +132,22 @@ impl Client {
                 ..Default::default()
             })
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| match error.kind() {
+                ConsumerErrorKind::JetStream(refusal) if refusal.code() != 503 => failed(&error),
+                _ => away(&error),
+            })?;
         let mut left = usize::try_from(consumer.cached_info().num_pending).unwrap_or(usize::MAX);
         let mut events = Vec::new();
         while left > 0 {
             let fetch = consumer.fetch().max_messages(left.min(BATCH)).messages();
-            let mut batch = fetch.await.map_err(|error| failed(&error))?;
+            let mut batch = fetch.await.map_err(|error| away(&error))?;
             let mut came = 0;
-            while let Some(message) = batch.next().await {
-                let message = message.map_err(|error| failed(&error))?;
+            let patience = self.bus.request_timeout;
+            while let Some(message) = timeout(patience, batch.next())
+                .await
+                .map_err(|error| away(&error))?
+            {
+                let message = message.map_err(|error| away(&error))?;
                 events.extend(read(&message));
                 came += 1;
             }
