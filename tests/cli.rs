@@ -61,6 +61,12 @@ fn wrong_usage_exits_2_and_says_so_on_standard_error() {
         &["submit", "a.py", "--lane", "fast"],
         &["submit", "a.py", "--tenant", "A.B"],
         &["status", "no such id"],
+        &["cancel", "no such id"],
+        &["cancel"],
+        &["worker", "drain"],
+        &["worker", "drain", "w1", "--timeout", "1s"],
+        &["submit", "a.py", "--expires", "soon"],
+        &["submit", "a.py", "--force"],
         &["submit", "a.py", "--stdin-file", "a", "--test", "b.in"],
         &["run", "a.py", "--log-format", "xml"],
         &[],
@@ -77,11 +83,14 @@ fn a_file_that_cannot_be_sent_exits_2_before_anything_is_started() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("main.zig"), "").expect("written");
     std::fs::write(dir.path().join("main.py"), "").expect("written");
-    std::fs::write(dir.path().join("big.py"), vec![b'#'; 600 << 10]).expect("written");
+    std::fs::create_dir(dir.path().join("empty")).expect("made");
+    std::fs::write(dir.path().join("project.zip"), "PK").expect("written");
     for (args, said) in [
         (&["run", "absent.py"][..], "absent.py"),
         (&["run", "main.zig"], "--runtime"),
-        (&["run", "big.py"], "524288"),
+        (&["run", "empty"], "--entry"),
+        (&["run", "project.zip"], "--runtime"),
+        (&["run", "main.py", "empty"], "first of the files"),
         (&["run", "main.py", "--limit", "cpu=1s"], "cpu_time_us"),
         (&["run", "main.py", "--limit", "cpu_time_us=soon"], "soon"),
         (&["run", "main.py", "--label", "x"], "--label"),

@@ -194,5 +194,7 @@ async fn a_composed_fleet_judges_a_submission_and_leaves_nothing() {
     let result: Value = serde_json::from_slice(&read.stdout).expect("a result as JSON");
     assert_eq!(result["outcome"], "finished", "{said}");
     assert_eq!(result["verdict"], "ok", "{said}");
+    // The worker is in a container and sees no cgroups of the host: a helper gives them.
+    assert_eq!(result["isolation"], "sandbox", "{said}");
     fleet.down().await;
 }

@@ -6,9 +6,9 @@ mod container_bed;
 
 use std::time::{Duration, Instant};
 
-use container_bed::{Bed, PATIENCE, file, run, shell, slowly, slowly_us, text};
+use container_bed::{Bed, PATIENCE, file, run, shell, slowly, slowly_us, text, whole};
 use envicutor::{
-    container::Observed,
+    container::{Feed, Observed},
     submission::{result::Start, units::ByteSize},
 };
 use envicutor_protocol::{Exit, Killed};
@@ -28,18 +28,24 @@ async fn a_stage_finds_its_files_and_its_output_comes_back() {
     let stage = shell("pwd; cat a.txt; wc -c < dir/large; wc -c < empty; echo oops >&2; exit 3");
     let mut seen = Vec::new();
     let finished = container
-        .run(&stage, PATIENCE, &mut |observed| match observed {
-            Observed::Started => assert!(seen.is_empty()),
-            Observed::Output { data, .. } => seen.extend_from_slice(data),
-        })
+        .run(
+            &stage,
+            Feed::EMPTY,
+            PATIENCE,
+            &mut |observed| match observed {
+                Observed::Started => assert!(seen.is_empty()),
+                Observed::Output { data, .. } => seen.extend_from_slice(data),
+            },
+        )
         .await
         .unwrap();
+    let finished = whole(finished).await;
     assert_eq!(text(&finished.stdout), "/work\nhello\n150000\n0\n");
     assert_eq!(text(&finished.stderr), "oops\n");
     assert_eq!(seen.len(), finished.stdout.len() + finished.stderr.len());
     assert_eq!(finished.ended.exit, Exit::Code(3));
     assert_eq!(finished.ended.killed, None);
-    container.destroy().await;
+    container.end().await;
     bed.end().await;
 }
 
@@ -48,7 +54,7 @@ async fn input_of_any_size_reaches_the_program() {
     let bed = Bed::new().await;
     let mut container = bed.ready().await;
     let mut stage = shell("md5sum; echo done");
-    stage.stdin = vec![b'x'; 200 << 10];
+    stage.stdin = vec![b'x'; 200 << 10].into();
     let finished = run(&mut container, &stage).await;
     assert_eq!(
         text(&finished.stdout),
@@ -145,7 +151,7 @@ async fn the_time_that_is_left_to_the_submission_ends_a_stage() {
     let mut container = bed.ready().await;
     let left = Duration::from_millis(300);
     let finished = container
-        .run(&shell("sleep 15"), left, &mut |_| {})
+        .run(&shell("sleep 15"), Feed::EMPTY, left, &mut |_| {})
         .await
         .unwrap();
     assert_eq!(finished.ended.killed, Some(Killed::WallTime));
@@ -219,7 +225,7 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     let bed = Bed::with(|config| config.pool_size = Some(4)).await;
     let first = bed.take().await;
     assert_eq!(first.start(), Start::Cold);
-    first.destroy().await;
+    first.end().await;
     bed.await_running(1).await;
     // Running is not ready yet.
     tokio::time::sleep(slowly(Duration::from_secs(1))).await;
@@ -235,8 +241,8 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
     stage.limits.memory_bytes = ByteSize(32 << 20);
     let finished = run(&mut second, &stage).await;
     assert_eq!(finished.ended.killed, Some(Killed::Memory));
-    second.destroy().await;
-    third.unwrap().destroy().await;
+    second.end().await;
+    third.unwrap().end().await;
     // Two were taken at once, and there are two slots.
     bed.await_running(2).await;
     bed.end().await;
@@ -245,11 +251,11 @@ async fn what_waits_in_the_pool_is_taken_and_replaced() {
 #[tokio::test]
 async fn a_full_pool_gives_up_what_was_used_least_recently() {
     let bed = Bed::with(|config| config.pool_size = Some(1)).await;
-    bed.take().await.destroy().await;
+    bed.take().await.end().await;
     let old = bed.await_running(1).await;
     let mut request = bed.request();
     request.inodes = 200;
-    bed.containers.take(&request).await.unwrap().destroy().await;
+    bed.containers.take(&request).await.unwrap().end().await;
     let began = Instant::now();
     loop {
         let now = bed.await_running(1).await;
@@ -265,7 +271,7 @@ async fn a_full_pool_gives_up_what_was_used_least_recently() {
     loop {
         let again = bed.containers.take(&request).await.unwrap();
         let start = again.start();
-        again.destroy().await;
+        again.end().await;
         if start == Start::Pooled {
             break;
         }
@@ -285,7 +291,7 @@ async fn what_waits_too_long_is_removed() {
         config.pool_idle_us = slowly_us(1_500_000);
     })
     .await;
-    bed.take().await.destroy().await;
+    bed.take().await.end().await;
     bed.await_running(1).await;
     bed.await_running(0).await;
     bed.end().await;
@@ -294,7 +300,7 @@ async fn what_waits_too_long_is_removed() {
 #[tokio::test]
 async fn a_container_that_died_in_the_pool_is_not_given_out() {
     let bed = Bed::with(|config| config.pool_size = Some(2)).await;
-    bed.take().await.destroy().await;
+    bed.take().await.end().await;
     let waiting = bed.await_running(1).await;
     bed.remove_by_hand(waiting[0].id.as_ref().unwrap()).await;
     let mut container = bed.take().await;
@@ -303,7 +309,7 @@ async fn a_container_that_died_in_the_pool_is_not_given_out() {
         text(&run(&mut container, &shell("echo well")).await.stdout),
         "well\n"
     );
-    container.destroy().await;
+    container.end().await;
     bed.end().await;
 }
 
@@ -335,7 +341,7 @@ async fn many_submissions_get_what_is_theirs_and_leave_nothing() {
             container.lay_out(&files).await.unwrap();
             let finished = run(&mut container, &shell("cat name; ls | wc -l")).await;
             assert_eq!(text(&finished.stdout), format!("{name}1\n"));
-            container.destroy().await;
+            container.end().await;
         }
     };
     futures_util::future::join_all((0..4).map(serve)).await;

@@ -13,10 +13,11 @@ use std::{
 };
 
 use container_bed::{
-    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, slowly, sockets, start, text,
+    Bed, Line, PATIENCE, docker, file, image, own, random, run, shell, slowly, sockets, start,
+    text, whole,
 };
 use envicutor::{
-    container::{ContainerError, Observed, Request},
+    container::{ContainerError, Feed, Observed, Request},
     submission::{result::FailureCode, units::Micros},
 };
 
@@ -26,7 +27,7 @@ async fn a_destroyed_container_is_gone_and_so_is_a_dropped_one() {
     let destroyed = bed.take().await;
     let dropped = bed.take().await;
     bed.await_running(2).await;
-    destroyed.destroy().await;
+    destroyed.end().await;
     drop(dropped);
     bed.await_running(0).await;
     bed.end().await;
@@ -38,16 +39,16 @@ async fn a_run_that_is_dropped_ends_with_its_container() {
     let mut container = bed.ready().await;
     let stage = shell("sleep 100");
     let mut ignore = |_: Observed<'_>| {};
-    let run = container.run(&stage, PATIENCE, &mut ignore);
+    let run = container.run(&stage, Feed::EMPTY, PATIENCE, &mut ignore);
     let cut = tokio::time::timeout(Duration::from_millis(300), run).await;
     assert!(cut.is_err(), "{cut:?}");
     // It cannot be used any more, only destroyed.
     let error = container
-        .run(&shell("true"), PATIENCE, &mut |_| {})
+        .run(&shell("true"), Feed::EMPTY, PATIENCE, &mut |_| {})
         .await
         .unwrap_err();
     assert_eq!(error.code(), FailureCode::Internal);
-    container.destroy().await;
+    container.end().await;
     bed.await_running(0).await;
     bed.end().await;
 }
@@ -59,7 +60,7 @@ async fn an_agent_that_is_killed_is_our_failure() {
     let name = container.name().to_owned();
     let stage = shell("sleep 100");
     let mut ignore = |_: Observed<'_>| {};
-    let run = container.run(&stage, PATIENCE, &mut ignore);
+    let run = container.run(&stage, Feed::EMPTY, PATIENCE, &mut ignore);
     let kill = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         bed.docker.kill_container(&name, None).await.unwrap();
@@ -156,7 +157,7 @@ async fn a_worker_removes_what_a_dead_one_left_and_nothing_of_a_live_one() {
     assert!(bed.root.path().join("w1").exists());
 
     newcomer.close().await;
-    alive.destroy().await;
+    alive.end().await;
     bed.end().await;
 }
 
@@ -253,8 +254,8 @@ async fn an_engine_that_goes_and_comes_back_leaves_nothing_behind() {
     );
     let error = worker.take(&bed.request()).await.map(drop).unwrap_err();
     assert!(error.is_outage(), "{error}");
-    container.destroy().await;
-    pooled.destroy().await;
+    container.end().await;
+    pooled.end().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     line.mend();
     worker.probe().await.unwrap();
@@ -296,9 +297,12 @@ async fn a_container_can_be_used_from_any_task() {
         container.lay_out(&[file("a", b"b")]).await.unwrap();
         let mut ignore = |_: Observed<'_>| {};
         let stage = shell("cat a");
-        let finished = container.run(&stage, PATIENCE, &mut ignore).await.unwrap();
-        container.destroy().await;
-        finished.stdout
+        let finished = container
+            .run(&stage, Feed::EMPTY, PATIENCE, &mut ignore)
+            .await
+            .unwrap();
+        container.end().await;
+        whole(finished).await.stdout
     });
     assert_eq!(task.await.unwrap(), b"b");
     bed.end().await;
@@ -319,4 +323,18 @@ async fn an_engine_that_is_gone_is_an_outage() {
     let error = started.map(drop).unwrap_err();
     assert!(error.is_outage(), "{error}");
     assert_eq!(error.code(), FailureCode::Container);
+}
+
+#[tokio::test]
+async fn a_runtime_that_the_engine_has_not_got_is_told_at_the_start() {
+    let root = tempfile::tempdir().unwrap();
+    let engine = docker().await;
+    let state_dir = root.path().join("w");
+    let started = start(&engine, "test-runtime", &state_dir, |config| {
+        config.oci_runtime = Some("none-such".to_owned());
+    });
+    let error = started.await.map(drop).unwrap_err().to_string();
+    for part in ["\"none-such\"", "container.oci_runtime", "it has ", "runc"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
 }

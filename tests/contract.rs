@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use envicutor::{
-    client::Status,
+    bus::publish::PublishError,
+    client::{ClientError, Status},
     submission::{
         encoding::Encoding,
         message::{Submission, Test},
-        names::Tenant,
+        names::{Lane, SubmissionId, Tenant},
         result::{SubmissionResult, Verdict},
     },
 };
@@ -121,6 +122,27 @@ async fn an_id_whose_result_stands_is_not_run_again() {
     let other = "other".parse().expect("valid");
     let status = service.status(&tenant, &other).await;
     assert_eq!(status.expect("a service may ask"), Status::Unknown);
+
+    let hello = Submission::new("bash".parse().expect("valid")).source("echo hello");
+    // The id is free once the message is acknowledged, a moment after the result.
+    let submit = async |id: Option<SubmissionId>| loop {
+        let result = service.submit_and_wait(&tenant, Lane::Interactive, id.clone(), &hello);
+        let result = timeout(LONG, result).await.expect("in time");
+        if !matches!(
+            result,
+            Err(ClientError::Publish(PublishError::StillQueued { .. }))
+        ) {
+            return result;
+        }
+    };
+    let new = submit(None).await.expect("it ran");
+    let id = new.id.parse().expect("valid");
+    assert_eq!(submit(Some(id)).await.expect("it stands"), new);
+    let used = submit(Some("same".parse().expect("valid"))).await;
+    assert!(
+        matches!(used, Err(ClientError::OtherContent { .. })),
+        "{used:?}"
+    );
     fleet.stop().await;
 }
 

@@ -1,7 +1,11 @@
 //! What `docs/` says of the program is what the program does: every configuration key stands in `docs/configuration.md` with
-//! its default, and no other; and no link of the documentation leads nowhere.
+//! its default, and no other; every test of the delivery promise stands in `docs/delivery.md`, and no other; and no link of the
+//! documentation leads nowhere.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use envicutor::{
     config::Config,
@@ -55,7 +59,7 @@ fn every_configuration_key_is_documented_and_no_other() {
     let keys: Vec<_> = keys().into_keys().collect();
     assert_eq!(
         keys, documented,
-        "left: src/config.rs, right: docs/configuration.md"
+        "left: src/config/, right: docs/configuration.md"
     );
 }
 
@@ -119,4 +123,50 @@ fn no_link_of_the_documentation_leads_nowhere() {
             assert!(named.exists(), "{} links to {target}", page.display());
         }
     }
+}
+
+const DELIVERY: &str = include_str!("../docs/delivery.md");
+
+/// The names of the tests below a directory.
+fn tests(directory: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in directory.read_dir().expect("tests/") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            names.extend(tests(&path));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let lines = text.lines().zip(text.lines().skip(1));
+        let of_tests = lines.filter(|(attribute, _)| {
+            attribute.starts_with("#[test]") || attribute.starts_with("#[tokio::test")
+        });
+        let name = |line: &str| {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            Some(line.strip_prefix("fn ")?.split('(').next()?.to_owned())
+        };
+        names.extend(of_tests.filter_map(|(_, line)| name(line)));
+    }
+    names
+}
+
+#[test]
+fn every_test_of_the_delivery_promise_is_documented_and_no_other() {
+    let rows = DELIVERY.lines().filter(|line| line.starts_with('|'));
+    let words = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let is_test = |word: &&str| {
+        word.matches('_').count() > 3 && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let mut documented: BTreeSet<String> = words.filter(is_test).map(str::to_owned).collect();
+    documented.insert("only_a_build_for_tests_has_fail_points".to_owned());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let of_it = &tests(&root.join("delivery")) | &tests(&root.join("machine"));
+    let missing: Vec<_> = of_it.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in docs/delivery.md: {missing:?}");
+    let all = tests(&root);
+    let unknown: Vec<_> = documented.difference(&all).collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/delivery.md names no test: {unknown:?}"
+    );
 }

@@ -76,9 +76,9 @@ async fn a_worker_at_rest_is_small_and_quiet() {
     let hello = json!({"runtime": "bash", "files": [{"text": "echo hello"}]});
     fleet.run_all(vec![hello; 8]).await;
     eventually(
-        "its memory at rest is under 40 MiB",
+        "its memory at rest is under 20 MiB",
         Duration::from_secs(20),
-        || async { fleet.resident_bytes() < 40 << 20 },
+        || async { fleet.own_bytes() < 20 << 20 },
     )
     .await;
     // The pool settles first: what it makes ahead is no idling.

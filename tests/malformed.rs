@@ -72,7 +72,7 @@ fn wrong_fields() -> Vec<Bad> {
         (
             "unknown_runtime",
             None,
-            with(&json!({"runtime": "cobol"})),
+            with(&json!({"runtime": "none-such"})),
             "runtime",
         ),
         (

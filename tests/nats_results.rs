@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use envicutor::{
     bus::{
-        Role,
+        Bus, Role,
         attempts::{Attempts, AttemptsError, Record},
         dead_letters::DeadLetters,
         events,
-        registry::{Heartbeat, Registry, Running},
+        registry::{Heartbeat, Registry, Running, WorkerState},
         results::{Results, Settled, Settlement},
     },
     submission::{
@@ -19,7 +19,7 @@ use envicutor::{
         event::{Event, Happened},
         names::Lane,
         result::{FailureCode, Isolation},
-        units::Micros,
+        units::{ByteSize, Micros},
     },
 };
 use fleet::{
@@ -205,24 +205,26 @@ async fn a_settlement_waits_for_a_server_that_comes_back() {
 async fn of_two_that_write_the_attempts_one_is_told_to_read_again() {
     let nats = TestNats::start().await;
     let attempts = Attempts::new(&nats.bus(Role::Worker).await);
-    let (tenant, id) = (tenant(), id("a1"));
+    let (tenant, lane, id) = (tenant(), Lane::Batch, id("a1"));
     let record = Record {
         generation: 2,
         ..Record::default()
     };
-    let none = attempts.read(&tenant, &id).await.expect("read");
+    let none = attempts.read(&tenant, lane, &id).await.expect("read");
     assert_eq!((none.record, none.revision), (None, 0));
-    let revision = attempts.update(&tenant, &id, &record, 0).await;
+    let revision = attempts.update(&tenant, lane, &id, &record, 0).await;
     let revision = revision.expect("the first may write");
-    let stale = attempts.update(&tenant, &id, &Record::default(), 0).await;
+    let stale = attempts
+        .update(&tenant, lane, &id, &Record::default(), 0)
+        .await;
     assert!(
         matches!(stale, Err(AttemptsError::Changed { .. })),
         "{stale:?}"
     );
-    let read = attempts.read(&tenant, &id).await.expect("read");
+    let read = attempts.read(&tenant, lane, &id).await.expect("read");
     assert_eq!((read.record, read.revision), (Some(record), revision));
-    attempts.delete(&tenant, &id).await.expect("deleted");
-    let gone = attempts.read(&tenant, &id).await.expect("read");
+    attempts.delete(&tenant, lane, &id).await.expect("deleted");
+    let gone = attempts.read(&tenant, lane, &id).await.expect("read");
     assert_eq!(gone.record, None);
 }
 
@@ -247,11 +249,11 @@ async fn the_last_started_event_tells_who_began() {
             .expect("asked")
             .is_none()
     );
-    events::publish(&worker, &event, Encoding::Json)
+    events::publish(&worker, &event, 7, Encoding::Json)
         .await
         .expect("sent");
     (event.attempt, event.worker) = (2, "w2".into());
-    events::publish(&worker, &event, Encoding::Json)
+    events::publish(&worker, &event, 7, Encoding::Json)
         .await
         .expect("sent");
     let stored = async {
@@ -267,6 +269,45 @@ async fn the_last_started_event_tells_who_began() {
     tokio::time::timeout(DEADLINE, stored)
         .await
         .expect("the last one stands");
+}
+
+#[tokio::test]
+async fn what_began_is_known_after_a_restart_of_the_server_and_forgotten_with_its_stream() {
+    let mut nats = TestNats::start().await;
+    let worker = nats.bus(Role::Worker).await;
+    let event = Event {
+        tenant: tenant(),
+        id: id("a1"),
+        generation: 0,
+        attempt: 1,
+        sequence: 0,
+        at: OffsetDateTime::now_utc(),
+        worker: "w1".into(),
+        labels: std::collections::BTreeMap::default(),
+        happened: Happened::Started,
+    };
+    events::publish(&worker, &event, 7, Encoding::Json)
+        .await
+        .expect("sent");
+    worker.round_trip().await.expect("answered");
+    let last = async |bus: &Bus| {
+        let (tenant, id) = (tenant(), id("a1"));
+        let last = events::last_started_of(bus, &tenant, &id).await;
+        last.expect("asked")
+    };
+    while last(&worker).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    nats.restart().await;
+    assert_eq!(
+        last(&nats.bus(Role::Worker).await).await,
+        Some((event, Some(7)))
+    );
+    let operator = nats.bus(Role::Operator).await;
+    let deleted =
+        operator.api::<serde_json::Value>("STREAM.DELETE.EVENTS", &serde_json::Value::Null);
+    deleted.await.expect("deleted");
+    assert_eq!(last(&operator).await, None);
 }
 
 #[tokio::test]
@@ -352,12 +393,15 @@ async fn workers_are_listed_until_they_leave_or_fall_silent() {
         worker: worker.into(),
         host: "h".into(),
         version: "1".into(),
+        state: WorkerState::Ready,
         slots: 2,
         running: vec![Running {
             tenant: tenant(),
             id: "a".into(),
             since: OffsetDateTime::UNIX_EPOCH,
+            memory_bytes: ByteSize(1),
         }],
+        memory_bytes: ByteSize(2),
         isolation: Isolation::Container,
         runtimes: vec!["python@3.11".parse().expect("valid")],
         started_at: OffsetDateTime::UNIX_EPOCH,

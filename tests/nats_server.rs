@@ -41,6 +41,13 @@ async fn one_data_directory_has_one_server_that_keeps_its_passwords() {
 }
 
 #[tokio::test]
+async fn its_timers_may_be_late_so_that_it_seldom_wakes_in_vain() {
+    let nats = TestNats::start().await;
+    let slack = std::fs::read_to_string(format!("/proc/{}/timerslack_ns", nats.pid()));
+    assert_eq!(slack.expect("read").trim(), "1000000");
+}
+
+#[tokio::test]
 async fn a_server_that_an_earlier_run_left_behind_is_replaced() {
     let mut nats = TestNats::start().await;
     let old = nats.pid();
@@ -149,4 +156,80 @@ async fn a_server_ends_with_its_owner_even_if_that_is_killed() {
     tokio::time::timeout(DEADLINE, ended)
         .await
         .expect("the server ends");
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_refused_at_start_with_its_version() {
+    let (program, version) = old_server().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = tokio::process::Command::new(program)
+        .args(["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir"])
+        .arg(dir.path())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started");
+    let ports = dir.path().join(format!(
+        "nats-server_{}.ports",
+        server.id().expect("it runs")
+    ));
+    fleet::eventually("the old server listens", DEADLINE, || async {
+        std::fs::read_to_string(&ports).is_ok_and(|text| text.contains("nats://"))
+    })
+    .await;
+    let text = std::fs::read_to_string(&ports).expect("just seen");
+    let ports: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let url = ports["nats"][0].as_str().expect("a URL");
+
+    let said = tokio::process::Command::new(env!("CARGO_BIN_EXE_envicutor-worker"))
+        .args(["--nats", url])
+        .env("ENVICUTOR__DATA_DIR", dir.path())
+        .output()
+        .await
+        .expect("the worker runs");
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(4), "no connection: {text}");
+    let address = url.strip_prefix("nats://").expect("a URL");
+    let expected =
+        format!("the NATS server at {address} is version {version}: 2.12.5 or later is needed");
+    assert!(text.contains(&expected), "{text}");
+    server.kill().await.expect("killed");
+}
+
+/// A server from before our time, and its version: Debian's, obtained once by apt.
+async fn old_server() -> (std::path::PathBuf, String) {
+    let dir = fleet::tools_dir().join("old-nats-server");
+    let program = dir.join("usr/sbin/nats-server");
+    if !program.is_file() {
+        std::fs::create_dir_all(&dir).expect("made");
+        // As root, apt would give its rights away and then not be allowed to write here.
+        let get = "apt-get download -o APT::Sandbox::User=root nats-server && dpkg-deb -x nats-server_*.deb .";
+        let got = tokio::process::Command::new("sh")
+            .args(["-c", get])
+            .current_dir(&dir)
+            .output()
+            .await;
+        let got = got.expect("a shell runs");
+        let said = String::from_utf8_lossy(&got.stderr);
+        assert!(
+            got.status.success(),
+            "no old nats-server, which takes a Debian machine with its package archive: {said}"
+        );
+    }
+    let output = tokio::process::Command::new(&program)
+        .arg("--version")
+        .output()
+        .await;
+    let said = output.expect("it runs").stdout;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    let version = said
+        .rsplit([' ', ':', 'v'])
+        .next()
+        .expect("a version")
+        .to_owned();
+    assert!(
+        !envicutor::bus::connect::is_new_enough(&version),
+        "{said} is not old"
+    );
+    (program, version)
 }

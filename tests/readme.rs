@@ -130,16 +130,14 @@ fn the_snippets_are_the_examples() {
         [file("examples/publish.py").trim_end()],
         "README.md and examples/publish.py"
     );
-    let example = file("examples/publish.rs");
-    let example: Vec<_> = example
-        .lines()
-        .skip_while(|line| line.starts_with("//!") || line.is_empty())
-        .collect();
-    assert_eq!(
-        blocks("rust"),
-        [example.join("\n")],
-        "README.md and examples/publish.rs"
-    );
+    let examples = ["examples/publish.rs", "examples/project.rs"].map(|path| {
+        let example = file(path);
+        let code = example
+            .lines()
+            .skip_while(|line| line.starts_with("//!") || line.is_empty());
+        code.collect::<Vec<_>>().join("\n")
+    });
+    assert_eq!(blocks("rust"), examples, "README.md and examples/*.rs");
 }
 
 #[tokio::test]

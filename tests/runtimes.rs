@@ -2,6 +2,7 @@
 //! left of one that fails. On a fresh machine the first test makes the base image, which takes a minute or so.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::Mutex,
     time::{Duration, Instant},
@@ -14,7 +15,8 @@ use bollard::{
     },
 };
 use envicutor::{
-    config, docker,
+    config::{self, Config},
+    docker,
     runtimes::{Runtimes, error::RuntimeError, progress::Progress},
     submission::{
         names::{Digest, RuntimeRef},
@@ -27,6 +29,11 @@ async fn engine() -> Docker {
     docker::connect(None, Micros(60_000_000))
         .await
         .expect("these tests need Docker")
+}
+
+/// The configuration of this machine: where its Debian mirror is, the environment may say.
+fn config() -> Config {
+    Config::load(None, &BTreeMap::new()).expect("valid")
 }
 
 /// The directory that all tests share, as all programs of a machine do.
@@ -43,7 +50,8 @@ fn tell(progress: Progress) {
 
 async fn prepare(runtimes: &Runtimes, docker: &Docker, name: &str) -> Result<Digest, RuntimeError> {
     let reference: RuntimeRef = name.parse().expect("a runtime");
-    let found = runtimes.catalogue().find(&reference).expect("defined");
+    let catalogue = runtimes.catalogue();
+    let found = catalogue.find(&reference).expect("defined");
     let (name, version) = (found.name.clone(), found.version.clone());
     let begun = Instant::now();
     let prepared = runtimes.image(docker, &name, &version, &tell).await;
@@ -78,11 +86,9 @@ impl Probe {
     }
 
     fn load_with(&self, work_dir: &Path, change: impl FnOnce(&mut config::Runtimes)) -> Runtimes {
-        let mut config = config::Runtimes {
-            dir: Some(self.dir.path().to_owned()),
-            ..config::Runtimes::default()
-        };
-        change(&mut config);
+        let mut config = config();
+        config.runtimes.dir = Some(self.dir.path().to_owned());
+        change(&mut config.runtimes);
         Runtimes::load(&config, work_dir).expect("valid")
     }
 
@@ -129,7 +135,7 @@ async fn delete(docker: &Docker, image: &Digest) {
 #[tokio::test]
 async fn the_runtimes_of_the_program_are_made_once_and_found_again() {
     let docker = engine().await;
-    let config = config::Runtimes::default();
+    let config = config();
     for name in ["bash", "python", "c", "cpp"] {
         let first = Runtimes::load(&config, shared_dir()).expect("valid");
         let made = prepare(&first, &docker, name).await.expect("made");
@@ -216,7 +222,7 @@ async fn an_endless_script_is_ended_and_leaves_nothing() {
     let docker = engine().await;
     // The base must not eat the short time.
     prepare(
-        &Runtimes::load(&config::Runtimes::default(), shared_dir()).expect("valid"),
+        &Runtimes::load(&config(), shared_dir()).expect("valid"),
         &docker,
         "bash",
     )
@@ -297,11 +303,9 @@ async fn a_suite_that_this_machine_has_no_source_of_is_a_clear_error() {
     let work = tempfile::tempdir().expect("a directory");
     let told = Mutex::new(Vec::new());
     let listener = |progress: Progress| told.lock().expect("whole").push(progress);
-    let config = config::Runtimes {
-        base_image: "envicutor-no-such-image:none".into(),
-        suite: "nosuchsuite".into(),
-        ..config::Runtimes::default()
-    };
+    let mut config = config();
+    config.runtimes.base_image = "envicutor-no-such-image:none".into();
+    config.runtimes.suite = "nosuchsuite".into();
     let runtimes = Runtimes::load(&config, work.path()).expect("valid");
     let (bash, version) = (
         "bash".parse().expect("a name"),
@@ -323,7 +327,7 @@ async fn a_suite_that_this_machine_has_no_source_of_is_a_clear_error() {
 async fn an_engine_that_does_not_answer_is_an_outage() {
     let gone = Docker::connect_with_http("http://127.0.0.1:9", 2, bollard::API_DEFAULT_VERSION);
     let gone = gone.expect("a client");
-    let runtimes = Runtimes::load(&config::Runtimes::default(), shared_dir()).expect("valid");
+    let runtimes = Runtimes::load(&config(), shared_dir()).expect("valid");
     let error = prepare(&runtimes, &gone, "python")
         .await
         .expect_err("fails");

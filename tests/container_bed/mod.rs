@@ -21,21 +21,26 @@ use bollard::{
     models::ContainerSummary,
     query_parameters::{
         CreateImageOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveVolumeOptions,
     },
 };
 use envicutor::{
     config,
-    container::{Container, ContainerError, Containers, Finished, Identity, Request},
+    container::{
+        ContainerError, Containers, Feed, Finished, Identity, LaidOut, Observed, Request, Sandbox,
+    },
     submission::{
         limits::Limits,
-        plan::{PlannedFile, StagePlan},
+        names::Tenant,
+        plan::StagePlan,
         units::{ByteSize, Micros},
     },
 };
+use envicutor_protocol::Ended;
 use futures_util::StreamExt;
 
 /// A small image with a shell.
-const IMAGE: &str = "containertest-busybox";
+pub const IMAGE: &str = "containertest-busybox";
 
 /// More than anything here takes.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -50,6 +55,9 @@ pub fn slowly_us(micros: u64) -> Micros {
     Micros(u64::try_from(slowly(Duration::from_micros(micros)).as_micros()).unwrap())
 }
 
+/// The volume of the roots of all tests that need none of their own.
+pub const VOLUME: &str = "containertest-runtimes";
+
 /// A worker's containers.
 pub struct Bed {
     pub containers: Containers,
@@ -57,11 +65,23 @@ pub struct Bed {
     pub image: String,
     pub host: String,
     pub root: tempfile::TempDir,
+    /// Volumes of this test alone.
+    pub volumes: Vec<String>,
 }
 
 impl Bed {
     pub async fn new() -> Self {
         Self::with(|_| {}).await
+    }
+
+    /// The same with slots instead of containers for one submission each.
+    pub async fn of_slots(change: impl FnOnce(&mut config::Container)) -> Self {
+        Self::with(|config| {
+            config.isolation = config::IsolationChoice::Sandbox;
+            config.pool_size = None;
+            change(config);
+        })
+        .await
     }
 
     pub async fn with(change: impl FnOnce(&mut config::Container)) -> Self {
@@ -78,24 +98,48 @@ impl Bed {
             image,
             host,
             root,
+            volumes: Vec::new(),
         }
+    }
+
+    /// The same as [`Self::of_slots`] with an empty volume for roots.
+    pub async fn of_roots(change: impl FnOnce(&mut config::Container)) -> Self {
+        let volume = format!("containertest-{}", random());
+        let mut bed = Self::of_slots(|config| {
+            config.runtimes_volume.clone_from(&volume);
+            change(config);
+        })
+        .await;
+        bed.volumes.push(volume);
+        bed
     }
 
     pub fn request(&self) -> Request {
         Request {
+            tenant: Tenant::default_tenant(),
             image: self.image.clone(),
             disk_bytes: ByteSize(16 << 20),
             inodes: 100,
             limits: limits(),
+            fresh: false,
         }
     }
 
-    pub async fn take(&self) -> Container {
+    pub async fn take(&self) -> Sandbox {
         self.containers.take(&self.request()).await.unwrap()
     }
 
+    /// A sandbox for another tenant.
+    pub async fn take_for(&self, tenant: &str) -> Sandbox {
+        let request = Request {
+            tenant: tenant.parse().unwrap(),
+            ..self.request()
+        };
+        self.containers.take(&request).await.unwrap()
+    }
+
     /// A container whose work directory is open.
-    pub async fn ready(&self) -> Container {
+    pub async fn ready(&self) -> Sandbox {
         let mut container = self.take().await;
         container.lay_out(&[]).await.unwrap();
         container
@@ -148,13 +192,18 @@ impl Bed {
 /// Never leave anything behind, also where a test failed.
 impl Drop for Bed {
     fn drop(&mut self) {
-        let host = self.host.clone();
+        let (host, volumes) = (self.host.clone(), self.volumes.clone());
         let _ = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async {
                 let docker = docker().await;
                 for container in own(&docker, &host).await {
                     remove(&docker, &container.id.unwrap()).await;
+                }
+                for volume in volumes {
+                    let _ = docker
+                        .remove_volume(&volume, None::<RemoveVolumeOptions>)
+                        .await;
                 }
             });
         })
@@ -175,7 +224,9 @@ pub async fn start(
     change: impl FnOnce(&mut config::Container),
 ) -> Result<Containers, ContainerError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let mut config = config::Container {
+    let mut container = config::Container {
+        isolation: config::IsolationChoice::Container,
+        runtimes_volume: VOLUME.to_owned(),
         pool_size: Some(0),
         // Of this process, and of this test in it.
         uid_first: 1_000_000
@@ -186,7 +237,11 @@ pub async fn start(
         call_timeout_us: slowly_us(60_000_000),
         ..Default::default()
     };
-    change(&mut config);
+    change(&mut container);
+    let config = config::Config {
+        container,
+        ..Default::default()
+    };
     let identity = Identity {
         worker: state_dir
             .file_name()
@@ -291,23 +346,46 @@ pub fn shell(script: &str) -> StagePlan {
         ])
         .into(),
         limits: limits(),
-        stdin: Vec::new(),
+        stdin: Vec::new().into(),
+        template: false,
     }
 }
 
-pub fn file(path: &str, data: &[u8]) -> PlannedFile {
-    PlannedFile {
-        path: path.to_owned(),
+pub fn file<'a>(path: &'a str, data: &'a [u8]) -> LaidOut<'a> {
+    LaidOut {
+        path,
         executable: false,
-        data: data.to_vec(),
+        data: Feed::Slice(data),
     }
 }
 
-pub async fn run(container: &mut Container, stage: &StagePlan) -> Finished {
-    container
-        .run(stage, slowly(PATIENCE), &mut |_| {})
-        .await
-        .unwrap()
+/// A stage that is over, with what it wrote in memory.
+#[derive(Debug)]
+pub struct Ran {
+    pub ended: Ended,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Reads what a stage wrote.
+pub async fn whole(finished: Finished) -> Ran {
+    Ran {
+        stdout: finished.stdout.head(usize::MAX).await.unwrap(),
+        stderr: finished.stderr.head(usize::MAX).await.unwrap(),
+        ended: finished.ended,
+    }
+}
+
+pub async fn run(container: &mut Sandbox, stage: &StagePlan) -> Ran {
+    let stdin = Feed::Slice(stage.stdin.inline().unwrap());
+    whole(run_with(container, stage, stdin).await).await
+}
+
+/// Runs a stage with this standard input, and leaves what it wrote where it lies.
+pub async fn run_with(container: &mut Sandbox, stage: &StagePlan, stdin: Feed<'_>) -> Finished {
+    let mut ignore = |_: Observed<'_>| {};
+    let finished = container.run(stage, stdin, slowly(10 * PATIENCE), &mut ignore);
+    finished.await.unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -6,6 +6,7 @@ use async_nats::HeaderMap;
 use envicutor::{
     bus::{
         Bus,
+        outage::Outage as _,
         publish::PublishError,
         queue::{Delivery, Puller},
         results::{Results, Settled, Settlement},
@@ -66,12 +67,14 @@ pub async fn publish_body(
     sent.await.map(|published| published.sequence)
 }
 
-/// Pulls until there is something.
+/// Pulls until there is something, whatever outage is in between.
 pub async fn pull(puller: &mut Puller, lane: Lane) -> Delivery {
     let find = async {
         loop {
-            if let Some(delivery) = puller.pull(&tenant(), lane).await.expect("a queue") {
-                return delivery;
+            match puller.pull(&tenant(), lane).await {
+                Ok(Some(delivery)) => return delivery,
+                Ok(None) => {}
+                Err(error) => assert!(error.is_outage(), "a queue: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -99,6 +102,8 @@ pub fn result(name: &str, generation: u64, worker: &str) -> SubmissionResult {
         worker: worker.to_owned(),
         compile: None,
         runs: Vec::new(),
+        collected: Vec::new(),
+        collect_errors: Vec::new(),
         errors: Vec::new(),
         failure: None,
         published_at: now,

@@ -1,10 +1,18 @@
 //! A real fleet for tests: `envicutor up` as a process of its own, with a real nats-server and real containers, spoken to
 //! over NATS as any service would. Stopping it checks that nothing is left behind.
+//!
+//! `ENVICUTOR_TEST_SLOWNESS` is how many times slower than usual this machine is, for one that is emulated.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod cluster;
+pub mod letters;
 pub mod messages;
 pub mod nats;
+pub mod network;
+pub mod operator;
+pub mod proxy;
+pub mod site;
 
 use std::{
     collections::HashMap,
@@ -28,6 +36,12 @@ pub const FIRST_USE: Duration = Duration::from_mins(25);
 /// How long a fleet may take to drain and stop.
 const STOP: Duration = Duration::from_secs(90);
 
+/// How long this machine takes for what usually takes `time`.
+pub fn slowly(time: Duration) -> Duration {
+    let slowness = std::env::var("ENVICUTOR_TEST_SLOWNESS");
+    time * slowness.map_or(1, |it| it.parse().expect("a number"))
+}
+
 /// One fleet at a time in a test program: two would fight for the processors that limits are measured on.
 static ONE: Mutex<()> = Mutex::const_new(());
 
@@ -49,6 +63,11 @@ impl Fleet {
 
     /// The same with more environment.
     pub async fn start_with(env: &[(&str, &str)]) -> Self {
+        Self::start_sized(2, env).await
+    }
+
+    /// The same with so many submissions at a time.
+    pub async fn start_sized(slots: usize, env: &[(&str, &str)]) -> Self {
         let one = ONE.lock().await;
         let data_dir = tempfile::Builder::new()
             .prefix("envc-")
@@ -60,7 +79,7 @@ impl Fleet {
         );
         let mut up = command(data_dir.path())
             .await
-            .args(["up", "--nats-port", "0", "--slots", "2"])
+            .args(["up", "--nats-port", "0", "--slots", &slots.to_string()])
             .env("ENVICUTOR__WORKER__ID", &worker)
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
@@ -81,7 +100,7 @@ impl Fleet {
             }
             panic!("envicutor up ended before it was ready; it said {said:?}");
         };
-        timeout(FIRST_USE, ready)
+        timeout(slowly(FIRST_USE), ready)
             .await
             .expect("envicutor up is ready in time");
         let url = |key: &str| {
@@ -135,22 +154,31 @@ impl Fleet {
                 }
             }
         };
-        let came = timeout(FIRST_USE, all).await.is_ok();
+        let came = timeout(slowly(FIRST_USE), all).await.is_ok();
         assert!(came, "{} of {} results came", found.len(), ids.len());
         ids.iter()
             .map(|id| found.remove(id).expect("each was found"))
             .collect()
     }
 
-    /// The resident set of the fleet's process, in bytes.
+    /// The resident set of the fleet's process, in bytes, with what it maps of its own file.
     pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The memory of its own that the fleet's process holds, in bytes. A debug build's file alone has over 100 MB, which is mapped.
+    pub fn own_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
         let pid = self.up.id().expect("it runs");
         let status =
             std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status can be read");
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("VmRSS");
+            .find_map(|line| line.strip_prefix(field))
+            .expect(field);
         line.trim()
             .trim_end_matches(" kB")
             .trim()
@@ -172,7 +200,7 @@ impl Fleet {
     /// Stops the fleet by SIGTERM and checks that nothing is left of it.
     pub async fn stop(mut self) {
         signal(&self.up, "TERM").await;
-        let status = timeout(STOP, self.up.wait())
+        let status = timeout(slowly(STOP), self.up.wait())
             .await
             .expect("it stops in time")
             .expect("it can be waited for");
@@ -295,6 +323,7 @@ pub async fn eventually<F: Future<Output = bool>>(
     limit: Duration,
     mut holds: impl FnMut() -> F,
 ) {
+    let limit = slowly(limit);
     let waited = timeout(limit, async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,0 +1,6 @@
+/* What compilers/Makefile makes. */
+#include "report.h"
+
+int main(void) {
+    say("program", "genuine");
+}

