@@ -7,7 +7,7 @@ WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --bins \
     && mkdir /out \
-    && cp target/release/envicutor target/release/envicutor-worker /out/
+    && cp target/release/envicutor target/release/envicutor-worker target/release/envicutor-installer /out/
 
 # From here on scripts/compose-images takes it as it is, with a `build` of its own.
 FROM ${BASE_IMAGE}
