@@ -28,6 +28,12 @@ pub(super) struct Entry {
     pub(super) revision: u64,
 }
 
+/// A key, whatever it holds.
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) is_deleted: bool,
+}
+
 impl Bucket {
     pub(super) fn new(bus: &Bus, name: &str) -> Self {
         Self {
@@ -141,8 +147,27 @@ impl Bucket {
         }
     }
 
-    /// The last value of every key, at most 1,024: by one request, with no consumer left behind.
+    /// The last value of every key that has one, at most 1,024: by one request, with no consumer left behind.
     pub(super) async fn list(&self) -> Result<Vec<Stored>, ApiError> {
+        let mut entries = self.list_all().await?;
+        entries.retain(|entry| !is_deleted(entry));
+        Ok(entries)
+    }
+
+    /// Every key, those that were deleted and are remembered too.
+    pub(super) async fn keys(&self) -> Result<Vec<Key>, ApiError> {
+        let head = self.subject("");
+        let keys = self.list_all().await?.into_iter().filter_map(|entry| {
+            Some(Key {
+                name: entry.subject.strip_prefix(&head)?.to_owned(),
+                is_deleted: is_deleted(&entry),
+            })
+        });
+        Ok(keys.collect())
+    }
+
+    /// The last message of every key, marks of deletion among them.
+    async fn list_all(&self) -> Result<Vec<Stored>, ApiError> {
         let call = format!("$JS.API.DIRECT.GET.{}", self.stream());
         let timeout = || ApiError::Timeout {
             subject: call.clone(),
@@ -173,10 +198,7 @@ impl Bucket {
                 .ok_or(ApiError::NotConnected)?;
             match answer.status.map(|status| status.as_u16()) {
                 // 204: that was all. 404: there was nothing.
-                Some(204 | 404) => {
-                    entries.retain(|entry| !is_deleted(entry));
-                    return Ok(entries);
-                }
+                Some(204 | 404) => return Ok(entries),
                 Some(_) if answer.status == Some(StatusCode::NO_RESPONDERS) => {
                     return Err(ApiError::NoResponders { subject: call });
                 }

@@ -39,6 +39,15 @@ pub struct Entry {
     pub installed: Installed,
 }
 
+/// What the catalogue knows of a runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// What is installed.
+    pub installed: Vec<RuntimeVersion>,
+    /// What was, and can be rolled back to.
+    pub removed: Vec<RuntimeVersion>,
+}
+
 impl Shelf {
     /// The one that this connection reaches.
     pub fn new(bus: &Bus) -> Self {
@@ -74,20 +83,28 @@ impl Shelf {
         Ok(entries)
     }
 
-    /// The versions of `reference` that are installed: all of a name, or the one.
-    pub async fn versions(
-        &self,
-        reference: &RuntimeRef,
-    ) -> Result<Vec<RuntimeVersion>, ShelfError> {
-        let prefix = format!("{}/", reference.name);
-        let stored = self.bucket.list().await?;
-        let keys = stored.iter().filter_map(|stored| {
-            let (_, key) = stored.subject.split_once(&format!(".{prefix}"))?;
-            key.parse().ok()
-        });
-        let wanted =
-            |version: &RuntimeVersion| reference.version.as_ref().is_none_or(|it| it == version);
-        Ok(keys.filter(wanted).collect())
+    /// The versions of `reference`: all of a name, or the one.
+    pub async fn versions(&self, reference: &RuntimeRef) -> Result<Versions, ShelfError> {
+        let mut versions = Versions::default();
+        for key in self.bucket.keys().await? {
+            let Some((name, version)) = key.name.split_once('/') else {
+                continue;
+            };
+            // What does not read as one is another program's.
+            let Ok(version) = version.parse::<RuntimeVersion>() else {
+                continue;
+            };
+            let is_wanted = reference.version.as_ref().is_none_or(|it| *it == version);
+            if name != reference.name.as_str() || !is_wanted {
+                continue;
+            }
+            if key.is_deleted {
+                versions.removed.push(version);
+            } else {
+                versions.installed.push(version);
+            }
+        }
+        Ok(versions)
     }
 
     /// Takes a version out of the catalogue. Its history stays.

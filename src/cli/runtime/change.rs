@@ -30,7 +30,7 @@ pub(super) async fn run(
     let bus = Bus::connect(&config.nats, Role::Operator, "envicutor-runtime").await;
     let bus = bus.map_err(crate::client::ClientError::from)?;
     let shelf = Shelf::new(&bus);
-    let (name, version) = version_of(&shelf, reference).await?;
+    let (name, version) = version_of(&shelf, reference, change).await?;
     match change {
         Change::Remove => {
             shelf.remove(&name, &version).await.map_err(of)?;
@@ -48,18 +48,25 @@ pub(super) async fn run(
     Ok(Exit::Ok)
 }
 
+/// The version that is meant: the named one, or the only one that is installed; to go back, of a runtime that was removed whole,
+/// the only one that was.
 async fn version_of(
     shelf: &Shelf,
     reference: &RuntimeRef,
+    change: Change,
 ) -> Result<(RuntimeName, RuntimeVersion), CliError> {
     if let Some(version) = &reference.version {
         return Ok((reference.name.clone(), version.clone()));
     }
-    let mut versions = shelf.versions(reference).await.map_err(of)?;
+    let known = shelf.versions(reference).await.map_err(of)?;
+    let (mut versions, state) = match change {
+        Change::RollBack if known.installed.is_empty() => (known.removed, "were removed"),
+        Change::RollBack | Change::Remove => (known.installed, "are installed"),
+    };
     match (versions.pop(), versions.is_empty()) {
         (Some(version), true) => Ok((reference.name.clone(), version)),
         (Some(_), false) => Err(CliError::Usage(format!(
-            "several versions of {reference} are installed: name one, as {reference}@VERSION"
+            "several versions of {reference} {state}: name one, as {reference}@VERSION"
         ))),
         (None, _) => Err(of(ShelfError::Absent(reference.clone()))),
     }
