@@ -67,14 +67,8 @@ impl NatsObjects {
     }
 
     /// Makes what was uploaded visible, as `mode` allows; else it is removed again.
-    async fn publish(&self, upload: &mut Upload, name: &Path, mode: &PutMode) -> Result<PutResult> {
-        let info = match upload.finish(name.as_ref()).await {
-            Ok(info) => info,
-            Err(error) => {
-                self.clear(upload.nuid()).await;
-                return Err(failed(error));
-            }
-        };
+    async fn publish(&self, upload: &Upload, name: &Path, mode: &PutMode) -> Result<PutResult> {
+        let info = upload.finish(name.as_ref());
         let published = self.describe(&info, name, mode).await;
         // After any other error the description may still come about.
         if let Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) = published {
@@ -180,14 +174,14 @@ impl ObjectStore for NatsObjects {
         let before = self.entry(location).await?;
         let sequence = before.as_ref().map_or(0, |entry| entry.sequence);
         check(&options.mode, location, before.is_some(), sequence)?;
-        let mut upload = self.bucket.upload().await.map_err(failed)?;
+        let mut upload = self.bucket.upload();
         for data in payload {
             if let Err(error) = upload.write(data).await {
                 self.clear(upload.nuid()).await;
                 return Err(failed(error));
             }
         }
-        self.publish(&mut upload, location, &options.mode).await
+        self.publish(&upload, location, &options.mode).await
     }
 
     async fn put_multipart_opts(
@@ -198,7 +192,7 @@ impl ObjectStore for NatsObjects {
         // `object_store` has no mode for uploads in parts; ours comes among the extensions.
         let mode = options.extensions.get::<PutMode>().cloned();
         let mode = mode.unwrap_or(PutMode::Overwrite);
-        let upload = self.bucket.upload().await.map_err(failed)?;
+        let upload = self.bucket.upload();
         let parts = Parts::new(self.clone(), location.clone(), mode, upload);
         Ok(Box::new(parts))
     }
@@ -300,7 +294,7 @@ impl ObjectStore for NatsObjects {
             .get_opts(from, GetOptions::default())
             .await?
             .into_stream();
-        let mut upload = self.bucket.upload().await.map_err(failed)?;
+        let mut upload = self.bucket.upload();
         while let Some(data) = bytes.next().await {
             let written = match data {
                 Ok(data) => upload.write(data).await.map_err(failed),
@@ -311,7 +305,7 @@ impl ObjectStore for NatsObjects {
                 return Err(error);
             }
         }
-        self.publish(&mut upload, to, &mode).await.map(|_| ())
+        self.publish(&upload, to, &mode).await.map(|_| ())
     }
 }
 

@@ -40,9 +40,14 @@ pub mod code {
     /// More than one copy on a server that is no cluster.
     pub const NO_CLUSTER: u64 = 10074;
 
-    /// Whether it means that another write was first. On a cluster a second code says so while the first write is under way.
+    /// Another write was first.
+    pub const WRONG_LAST_SEQUENCE: u64 = 10071;
+    /// The same, on a cluster, while that write is under way.
+    pub const WRITE_UNDERWAY: u64 = 10164;
+
+    /// Whether it means that another write was first.
     pub const fn is_lost_race(code: u64) -> bool {
-        matches!(code, 10071 | 10164)
+        matches!(code, WRONG_LAST_SEQUENCE | WRITE_UNDERWAY)
     }
 }
 

@@ -218,9 +218,9 @@ async fn an_upload_and_a_download_go_on_after_the_server_was_away() {
         }
     });
     nats.resume().await;
-    rest.await.expect("all of it was read");
     let done = uploading.await.expect("no panic").expect("stored");
     assert_eq!(done, Put::Uploaded);
+    rest.await.expect("all of it was read");
     let stock = stock(&nats.bus(Role::Operator).await).await;
     let name = format!("sha256/{}", blob.digest.hex());
     let mut got = Vec::new();

@@ -1,5 +1,5 @@
 //! An upload in parts. A bucket keeps the chunks of an object in the order in which they come, so the parts go one behind the other;
-//! what is in parallel is the waiting for the acknowledgements.
+//! while one is stored, the next is read and hashed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,7 +56,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// The part is on its way.
+    /// The part is stored.
     fn end(&mut self) {
         self.is_stored = true;
     }
@@ -124,9 +124,9 @@ impl MultipartUpload for Parts {
 
     async fn complete(&mut self) -> Result<PutResult> {
         self.shared.check()?;
-        let mut upload = self.shared.upload.lock().await;
+        let upload = self.shared.upload.lock().await;
         self.objects
-            .publish(&mut upload, &self.location, &self.mode)
+            .publish(&upload, &self.location, &self.mode)
             .await
     }
 

@@ -228,8 +228,8 @@ impl Bucket {
     }
 
     /// Begins to store chunks.
-    pub async fn upload(&self) -> Result<Upload, ApiError> {
-        Upload::begin(self).await
+    pub fn upload(&self) -> Upload {
+        Upload::begin(self)
     }
 
     /// The next chunks under a nuid from the sequence `from`, as many as a batch holds; none at the end.
