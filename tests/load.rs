@@ -5,7 +5,10 @@ mod fleet;
 
 use std::time::Duration;
 
-use fleet::{Fleet, eventually};
+use fleet::{
+    Fleet, eventually, publish, resident_bytes,
+    site::{Site, all_results, results},
+};
 use serde_json::{Value, json};
 
 /// The `n`th submission, with what must come of it.
@@ -71,12 +74,34 @@ async fn queued(fleet: &Fleet) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_at_rest_is_small_and_quiet() {
+async fn a_worker_at_rest_is_small() {
+    let site = Site::start().await;
+    let worker = site.ready_worker("small", &[]).await;
+    let service = site.service().await;
+    let mut heard = results(&service).await;
+    let hello = json!({"runtime": "bash", "files": [{"text": "echo hello"}]}).to_string();
+    for n in 0..8 {
+        let id = format!("hello-{n}");
+        let published = publish(&service, "interactive", &id, hello.clone()).await;
+        published.expect("the publish is acknowledged");
+    }
+    all_results(&mut heard, 8).await;
+    eventually(
+        "a worker's memory at rest is under 40 MiB",
+        Duration::from_secs(20),
+        || async { resident_bytes(&worker.child) < 40 << 20 },
+    )
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_at_rest_is_small_and_quiet() {
     let fleet = Fleet::start().await;
     let hello = json!({"runtime": "bash", "files": [{"text": "echo hello"}]});
     fleet.run_all(vec![hello; 8]).await;
     eventually(
-        "its memory at rest is under 20 MiB",
+        "what it has in memory, its program aside, is under 20 MiB",
         Duration::from_secs(20),
         || async { fleet.own_bytes() < 20 << 20 },
     )

@@ -163,28 +163,12 @@ impl Fleet {
 
     /// The resident set of the fleet's process, in bytes, with what it maps of its own file.
     pub fn resident_bytes(&self) -> u64 {
-        self.status_bytes("VmRSS:")
+        resident_bytes(&self.up)
     }
 
-    /// The memory of its own that the fleet's process holds, in bytes. A debug build's file alone has over 100 MB, which is mapped.
+    /// The memory of its own that the fleet's process holds, in bytes, without what it maps of its own file.
     pub fn own_bytes(&self) -> u64 {
-        self.status_bytes("RssAnon:")
-    }
-
-    fn status_bytes(&self, field: &str) -> u64 {
-        let pid = self.up.id().expect("it runs");
-        let status =
-            std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status can be read");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field))
-            .expect(field);
-        line.trim()
-            .trim_end_matches(" kB")
-            .trim()
-            .parse::<u64>()
-            .expect("a number")
-            * 1024
+        status_bytes(&self.up, "RssAnon:")
     }
 
     /// CPU time of the fleet's process so far.
@@ -330,4 +314,18 @@ pub async fn eventually<F: Future<Output = bool>>(
         }
     });
     assert!(waited.await.is_ok(), "not within {limit:?}: {what}");
+}
+
+/// The resident set of a process that runs, in bytes, with what it maps of its own file.
+pub fn resident_bytes(process: &Child) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+fn status_bytes(process: &Child, field: &str) -> u64 {
+    let pid = process.id().expect("it runs");
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status can be read");
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let size = line.expect(field).trim().trim_end_matches(" kB");
+    size.parse::<u64>().expect("a number") * 1024
 }

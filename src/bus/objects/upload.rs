@@ -101,7 +101,10 @@ impl Upload {
         headers.insert(OFFSET, self.size.to_string());
         headers.insert(header::EXPECTED_SEQUENCE, self.last.to_string());
         let subject = self.bucket.chunk(&self.nuid);
-        let ack = self.bucket.bus.publish_stored(&subject, headers, chunk.clone());
+        let ack = self
+            .bucket
+            .bus
+            .publish_stored(&subject, headers, chunk.clone());
         match ack.await {
             Ok(ack) => Ok(ack.sequence),
             Err(error) if error.code().is_some_and(code::is_lost_race) => self.find(error).await,
