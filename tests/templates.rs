@@ -21,7 +21,14 @@ async fn start(templates: bool) -> Fleet {
     Fleet::start_sized(1, &env).await
 }
 
-/// A program with what the tests run all of them with.
+/// So many seconds, or more on a slow machine, in microseconds.
+fn slow(seconds: u64) -> u64 {
+    let time = fleet::slowly(Duration::from_secs(seconds));
+    time.as_micros().try_into().expect("it fits")
+}
+
+/// A program with what the tests run all of them with: limits of which each program meets one alone, so an endless recursion
+/// that of the stack.
 fn python(source: &str) -> Value {
     json!({
         "runtime": "python",
@@ -29,8 +36,8 @@ fn python(source: &str) -> Value {
         "run": {
             "stdin": "hello\nworld\n",
             "limits": {
-                "cpu_time_us": 1_000_000, "wall_time_us": 3_000_000, "memory_bytes": 64 << 20, "processes": 12,
-                "output_bytes": 20_000, "file_size_bytes": 1 << 20
+                "cpu_time_us": slow(1), "wall_time_us": slow(3), "memory_bytes": 64 << 20, "processes": 12,
+                "output_bytes": 20_000, "file_size_bytes": 1 << 20, "stack_bytes": 16 << 20
             },
         },
     })
