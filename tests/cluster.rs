@@ -223,15 +223,16 @@ impl Load {
             || async {
                 let queued = state(bus.names.submissions_stream(&tenant())).await;
                 let results = state(bus.names.results_stream()).await;
-                queued["messages"] == 0 && results["messages"] == ids.len()
+                assert!(
+                    results["last_seq"].as_u64() <= Some(ids.len() as u64),
+                    "one had two, if only for a moment: {results}"
+                );
+                queued["messages"] == 0
+                    && results["messages"] == ids.len()
+                    && results["last_seq"] == ids.len()
             },
         )
         .await;
-        let results = state(bus.names.results_stream()).await;
-        assert!(
-            results["last_seq"].as_u64() <= Some(ids.len() as u64),
-            "one had two, if only for a moment: {results}"
-        );
         assert_eq!(
             state(bus.names.dead_letters_stream()).await["last_seq"],
             0,

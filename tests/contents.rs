@@ -328,7 +328,7 @@ async fn standing(site: &Site, name: &str, files: &[(&str, &[u8])]) -> Submissio
         result.collected.push(Collected {
             path: (*path).to_owned(),
             size_bytes: blob.size_bytes,
-            executable: path.contains(".sh"),
+            executable: std::path::Path::new(path).extension() == Some("sh".as_ref()),
             blob,
         });
     }
