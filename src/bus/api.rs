@@ -19,61 +19,9 @@ use super::{
 /// What JetStream calls an error that passes by itself, beside its own code.
 const SERVICE_UNAVAILABLE: u64 = 503;
 
-/// JetStream's error codes that mean something to us.
-pub mod code {
-    /// It could not be stored: the stream is full, or the subject is; the description says which.
-    pub const NOT_STORED: u64 = 10077;
-    /// The message is larger than the stream takes.
-    pub const MESSAGE_TOO_LARGE: u64 = 10054;
-    /// There is no such stream.
-    pub const STREAM_NOT_FOUND: u64 = 10059;
-    /// There is no such consumer.
-    pub const CONSUMER_NOT_FOUND: u64 = 10014;
-    /// There is no such message.
-    pub const NO_MESSAGE: u64 = 10037;
-    /// There is no message under this sequence.
-    pub const SEQUENCE_NOT_FOUND: u64 = 10043;
-    /// More copies than the cluster has servers now, as while it comes about.
-    pub const NO_PEERS: u64 = 10005;
-    /// More copies of a consumer than its stream has, as while those of the stream are being made.
-    pub const MORE_COPIES_THAN_STREAM: u64 = 10126;
-    /// More than one copy on a server that is no cluster.
-    pub const NO_CLUSTER: u64 = 10074;
+pub mod code;
 
-    /// Another write was first.
-    pub const WRONG_LAST_SEQUENCE: u64 = 10071;
-    /// The same, on a cluster, while that write is under way.
-    pub const WRITE_UNDERWAY: u64 = 10164;
-
-    /// Whether it means that another write was first.
-    pub const fn is_lost_race(code: u64) -> bool {
-        matches!(code, WRONG_LAST_SEQUENCE | WRITE_UNDERWAY)
-    }
-}
-
-/// The headers that we write or read.
-pub mod header {
-    /// The encoding of the body.
-    pub const CONTENT_TYPE: &str = "Content-Type";
-    /// 0, and one more for each replay; absent is 0.
-    pub const GENERATION: &str = "Envicutor-Generation";
-    /// The version of the contract; absent is 1.
-    pub const SCHEMA: &str = "Envicutor-Schema";
-    /// The replays that a generation came from.
-    pub const REPLAYS: &str = crate::submission::replay::Trail::HEADER;
-    /// Of a replay: the digest of the body that the service published, whatever was edited since.
-    pub const DIGEST: &str = "Envicutor-Submission-Digest";
-    /// `wait`: a submission of a runtime that is being installed waits for it, instead of being rejected.
-    pub const RUNTIME: &str = "Envicutor-Runtime";
-    /// The trace that a submission belongs to.
-    pub const TRACE: &str = "traceparent";
-    /// Of an event: the place in its queue of the message that it is about.
-    pub(in crate::bus) const SEQUENCE: &str = "Envicutor-Sequence";
-    /// Compare-and-set: the sequence that the subject's last message must have, 0 for none.
-    pub(in crate::bus) const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
-    /// What JetStream drops repeated publishes by.
-    pub(in crate::bus) const MESSAGE_ID: &str = "Nats-Msg-Id";
-}
+pub mod header;
 
 /// A request that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
