@@ -10,9 +10,12 @@ use container_bed::{Bed, Line, PATIENCE, file, run, shell, slowly, slowly_us, st
 use envicutor::{
     config::IsolationChoice,
     container::{ContainerError, Feed, Observed, Request, Sandbox},
-    submission::result::{Isolation, Start},
+    submission::{
+        plan::StagePlan,
+        result::{Isolation, Start},
+    },
 };
-use envicutor_protocol::Exit;
+use envicutor_protocol::{Exit, Origin};
 
 /// Serves a submission; the slot's name.
 async fn serve(mut sandbox: Sandbox) -> String {
@@ -96,6 +99,29 @@ async fn runs_find_what_was_kept_and_the_next_submission_finds_nothing() {
             "{name} does not come back"
         );
     }
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_slot_says_once_why_there_is_no_template() {
+    let bed = Bed::of_slots(|config| config.templates = true).await;
+    let stage = StagePlan {
+        template: true,
+        ..shell("exit 3")
+    };
+    let mut origins = Vec::new();
+    for _ in 0..5 {
+        let mut sandbox = bed.take().await;
+        sandbox.lay_out(&[]).await.unwrap();
+        let finished = run(&mut sandbox, &stage).await;
+        assert_eq!(finished.ended.exit, Exit::Code(3));
+        origins.push(finished.ended.origin.clone());
+        sandbox.end().await;
+    }
+    // It ends before it looks at any file of the submission.
+    let told = |origin: &&Origin| matches!(origin, Origin::NoTemplate(why) if !why.is_empty());
+    assert_eq!(origins.iter().filter(told).count(), 1, "{origins:?}");
+    assert!(!origins.contains(&Origin::Template), "{origins:?}");
     bed.end().await;
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use envicutor_protocol::{Ended, Exit, Killed, MemoryFrom, Open, Stream, Touched};
+use envicutor_protocol::{Ended, Exit, Killed, MemoryFrom, Open, Origin, Stream, Touched};
 use tokio::time::timeout;
 
 use super::{
@@ -289,7 +289,7 @@ fn out_of_memory(in_use: u64, spools: &Spools) -> Finished {
             memory_peak_bytes: in_use,
             memory_from: MemoryFrom::Cgroup,
             processes_peak: 0,
-            warm: false,
+            origin: Origin::Exec,
         },
         stdout: spools.spool(),
         stderr: spools.spool(),

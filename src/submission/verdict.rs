@@ -186,7 +186,7 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use envicutor_protocol::MemoryFrom;
+    use envicutor_protocol::{MemoryFrom, Origin};
 
     use super::*;
 
@@ -201,7 +201,7 @@ mod tests {
             memory_peak_bytes: 4,
             memory_from: MemoryFrom::Cgroup,
             processes_peak: 1,
-            warm: false,
+            origin: Origin::Exec,
         }
     }
 

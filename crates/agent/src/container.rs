@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf, rc::Rc};
 
-use envicutor_protocol::{Open, Prepare, Stage as Order};
+use envicutor_protocol::{Open, Origin, Prepare, Stage as Order};
 use libc::sock_filter;
 
 use crate::{
@@ -79,7 +79,7 @@ impl Wall for Container {
             spawned,
             meter,
             program: work.path.join(strings.tried(self.handover)),
-            warm: false,
+            origin: Origin::Exec,
         })
     }
 

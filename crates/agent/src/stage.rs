@@ -6,7 +6,7 @@
 use std::{os::fd::RawFd, path::PathBuf, time::Duration};
 
 use envicutor_protocol::{
-    Ended, Exit, Killed, Limits, MemoryFrom, Report, Stage as Order, Stdin, Stream, Touched,
+    Ended, Exit, Killed, Limits, MemoryFrom, Origin, Report, Stage as Order, Stdin, Stream, Touched,
 };
 
 use crate::{
@@ -53,8 +53,8 @@ pub struct Stage {
     meter: Box<dyn Meter>,
     /// The program's file.
     program: PathBuf,
-    /// It began from a template.
-    warm: bool,
+    /// Where it began.
+    origin: Origin,
     /// When to look at the limits again.
     next_look: Duration,
     /// How many CPUs it can use at a time.
@@ -70,7 +70,7 @@ impl Stage {
             spawned,
             mut meter,
             program,
-            warm,
+            origin,
         } = wall.launch(&order, work, &pipes.stdio)?;
         let limit = order.limits.output_bytes;
         let [stdout, stderr] = pipes.outputs;
@@ -103,7 +103,7 @@ impl Stage {
             outputs,
             meter,
             program,
-            warm,
+            origin,
             next_look: now,
         };
         stage.mark_refusal();
@@ -330,7 +330,7 @@ impl Stage {
             memory_peak_bytes,
             memory_from,
             processes_peak: when_executed(self.meter.processes_peak()),
-            warm: self.warm,
+            origin: self.origin,
         })
     }
 }
@@ -350,7 +350,7 @@ pub fn out_of_memory() -> Ended {
         memory_peak_bytes: 0,
         memory_from: MemoryFrom::Cgroup,
         processes_peak: 0,
-        warm: false,
+        origin: Origin::Exec,
     }
 }
 

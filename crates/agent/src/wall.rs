@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf};
 
-use envicutor_protocol::{Open, Prepare, Stage as Order};
+use envicutor_protocol::{Open, Origin, Prepare, Stage as Order};
 
 use crate::{
     failure::Failure,
@@ -19,8 +19,8 @@ pub struct Launched {
     pub meter: Box<dyn Meter>,
     /// Where the agent finds the program's file.
     pub program: PathBuf,
-    /// It began from a template.
-    pub warm: bool,
+    /// Where it began.
+    pub origin: Origin,
 }
 
 impl Launched {
@@ -30,7 +30,7 @@ impl Launched {
             spawned: Spawned::Refused(libc::ENOMEM),
             meter: Box::new(Nothing),
             program: PathBuf::new(),
-            warm: false,
+            origin: Origin::Exec,
         }
     }
 }

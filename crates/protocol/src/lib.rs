@@ -64,7 +64,7 @@ pub use tool::{Collect, Faith, Format, Pack, SKIPPED, Skipped, TOOL, Task, ToolR
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol. Worker and agent are built together, so that another one means a stale file.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The largest payload of a frame, in bytes.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -319,8 +319,20 @@ pub struct Ended {
     pub memory_from: MemoryFrom,
     /// The most processes and threads at a time.
     pub processes_peak: u64,
-    /// The program began from a template.
-    pub warm: bool,
+    /// Where the program began.
+    pub origin: Origin,
+}
+
+/// Where a stage's program began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// By exec.
+    Exec,
+    /// From a template.
+    Template,
+    /// By exec, and so do all later ones of its kind in this slot: why they can have no template. Told once.
+    NoTemplate(String),
 }
 
 /// How a process ended.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use envicutor_protocol::{
-    Ended, Exit, Faith, Format, Killed, Limits, MemoryFrom, Stdin, Stream, ToolReport, Touched,
+    Ended, Exit, Faith, Format, Killed, Limits, MemoryFrom, Origin, Stdin, Stream, ToolReport,
+    Touched,
 };
 use tokio::{io::AsyncReadExt, time::timeout};
 
@@ -81,7 +82,7 @@ fn ended() -> Report {
         memory_peak_bytes: 1,
         memory_from: MemoryFrom::Rusage,
         processes_peak: 1,
-        warm: false,
+        origin: Origin::Exec,
     }))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use envicutor_protocol::Open;
+use envicutor_protocol::{Open, Origin};
 use tokio::time::timeout;
 
 use super::{
@@ -157,7 +157,11 @@ impl Stay {
                 waited,
             })??;
         if stage.template {
-            self.templates = self.templates.count(finished.ended.warm);
+            let origin = &finished.ended.origin;
+            self.templates = self.templates.count(*origin == Origin::Template);
+            if let Origin::NoTemplate(why) = origin {
+                tracing::warn!(%why, "a slot has no template of these programs: they start by exec");
+            }
         }
         self.phase = Phase::Open;
         Ok(finished)

@@ -31,7 +31,7 @@ use std::{
     path::Path,
 };
 
-use envicutor_protocol::{Bounds, Open, Prepare, Stage as Order, WORK_DIR};
+use envicutor_protocol::{Bounds, Open, Origin, Prepare, Stage as Order, WORK_DIR};
 use libc::sock_filter;
 
 use crate::{
@@ -224,7 +224,11 @@ impl Ready {
         let Some(begun) = self.begin(order, &strings, stdio, Ending::Execute)? else {
             return Ok(Launched::out_of_memory());
         };
-        self.launched(order, &strings, begun)
+        let mut launched = self.launched(order, &strings, begun)?;
+        if let Some(why) = self.warmth.trouble() {
+            launched.origin = Origin::NoTemplate(why);
+        }
+        Ok(launched)
     }
 
     /// What came of a stage that has begun.
@@ -246,7 +250,7 @@ impl Ready {
                     .strip_prefix("/")
                     .unwrap_or(Path::new("")),
             ),
-            warm: false,
+            origin: Origin::Exec,
         })
     }
 

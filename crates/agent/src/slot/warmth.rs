@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use envicutor_protocol::Stage as Order;
+use envicutor_protocol::{Origin, Stage as Order};
 use libc::pid_t;
 
 use super::{
@@ -42,12 +42,24 @@ pub struct Warmth {
     seen: Option<(Key, u32)>,
     /// What there can be no template of.
     hopeless: Option<Key>,
+    /// Why, until it is told.
+    trouble: Option<String>,
 }
 
 impl Warmth {
     /// How many descriptors the agent keeps for it.
     pub fn descriptors(&self) -> usize {
         self.template.as_ref().map_or(0, |it| it.descriptors())
+    }
+
+    /// Why there is no template, where that is not told yet.
+    pub fn trouble(&mut self) -> Option<String> {
+        self.trouble.take()
+    }
+
+    fn give_up(&mut self, key: Key, why: String) {
+        self.hopeless = Some(key);
+        self.trouble = Some(why);
     }
 
     fn has(&self, key: &Key) -> bool {
@@ -101,11 +113,12 @@ impl Ready {
         if matches!(launched.spawned, Spawned::Executed(_)) {
             self.warmth.template = Some(template);
             return Ok(Some(Launched {
-                warm: true,
+                origin: Origin::Template,
                 ..launched
             }));
         }
-        self.warmth.hopeless = Some(key);
+        let why = "a program could not begin from it";
+        self.warmth.give_up(key, why.to_owned());
         self.end_of(init)?;
         on(&self.launcher, || self.cgroups.make_ahead())?;
         Ok(None)
@@ -119,11 +132,8 @@ impl Ready {
         self.warmth.template = None;
         match self.take(key.clone()) {
             Ok(template) => self.warmth.template = Some(Box::new(template)),
-            Err(failure) => {
-                // What this runtime does is no failure of the slot's.
-                eprintln!("envicutor-agent: {failure}");
-                self.warmth.hopeless = Some(key);
-            }
+            // What this runtime does is no failure of the slot's.
+            Err(failure) => self.warmth.give_up(key, failure.to_string()),
         }
         self.warmth.seen = None;
     }

@@ -24,7 +24,7 @@ const GET_RSEQ: c_uint = 0x420f;
 
 /// A program that was seized.
 pub struct Tracee {
-    pid: pid_t,
+    hold: Hold,
     memory: File,
 }
 
@@ -59,6 +59,20 @@ struct Info {
     arguments: [u64; 6],
 }
 
+/// The hold on a process. Whoever holds one has to bury it: until then the init of its namespace waits for it, and does not end.
+struct Hold {
+    pid: pid_t,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // SAFETY: a signal touches no memory of ours. Where the end was seen already, nobody has this number.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        // Stops on the way come first. The last answer is that there is no such child any more.
+        while wait(self.pid).is_ok() {}
+    }
+}
+
 impl Tracee {
     /// Takes hold of process `pid`, and then has `go_on` let it execute its program: it stands right after that.
     pub fn seize(pid: pid_t, go_on: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
@@ -73,18 +87,19 @@ impl Tracee {
             }
             std::thread::sleep(Duration::from_micros(100));
         }
+        let hold = Hold { pid };
         go_on()?;
         let status = wait(pid)?;
         if status >> 8 != libc::SIGTRAP | (libc::PTRACE_EVENT_EXEC << 8) {
             return Err(unexpected(status));
         }
         let memory = File::open(format!("/proc/{pid}/mem"))?;
-        Ok(Self { pid, memory })
+        Ok(Self { hold, memory })
     }
 
     /// Its process id.
     pub fn pid(&self) -> pid_t {
-        self.pid
+        self.hold.pid
     }
 
     /// Runs it to its next system call, which it has not made then.
@@ -93,7 +108,7 @@ impl Tracee {
             self.run_to_stop()?;
             let mut info = Info::default();
             let size = size_of_val(&info);
-            request(GET_SYSCALL_INFO, self.pid, size, (&raw mut info).addr())?;
+            request(GET_SYSCALL_INFO, self.pid(), size, (&raw mut info).addr())?;
             if info.op == AT_ENTRY {
                 return Ok(Call {
                     number: c_long::try_from(info.number).unwrap_or(-1),
@@ -105,8 +120,8 @@ impl Tracee {
 
     /// To the next beginning or end of a system call. A signal on the way is the end of it.
     fn run_to_stop(&self) -> io::Result<()> {
-        request(libc::PTRACE_SYSCALL, self.pid, 0, 0)?;
-        let status = wait(self.pid)?;
+        request(libc::PTRACE_SYSCALL, self.pid(), 0, 0)?;
+        let status = wait(self.pid())?;
         if libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
             return Ok(());
         }
@@ -119,7 +134,7 @@ impl Tracee {
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
         request(
             libc::PTRACE_GETREGS,
-            self.pid,
+            self.pid(),
             0,
             (&raw mut registers).addr(),
         )?;
@@ -132,7 +147,7 @@ impl Tracee {
         let mut registers: libc::user_fpregs_struct = unsafe { std::mem::zeroed() };
         request(
             libc::PTRACE_GETFPREGS,
-            self.pid,
+            self.pid(),
             0,
             (&raw mut registers).addr(),
         )?;
@@ -142,7 +157,7 @@ impl Tracee {
     fn set_registers(&self, registers: &libc::user_regs_struct) -> io::Result<()> {
         request(
             libc::PTRACE_SETREGS,
-            self.pid,
+            self.pid(),
             0,
             ptr::from_ref(registers).addr(),
         )
@@ -181,7 +196,7 @@ impl Tracee {
     pub fn rseq(&self) -> io::Result<Rseq> {
         let mut rseq = Rseq::default();
         let size = size_of_val(&rseq);
-        request(GET_RSEQ, self.pid, size, (&raw mut rseq).addr())?;
+        request(GET_RSEQ, self.pid(), size, (&raw mut rseq).addr())?;
         Ok(rseq)
     }
 
@@ -209,7 +224,9 @@ impl Tracee {
 
     /// Lets it go on by itself.
     pub fn let_go(self) -> io::Result<()> {
-        request(libc::PTRACE_DETACH, self.pid, 0, 0).map(drop)
+        request(libc::PTRACE_DETACH, self.pid(), 0, 0)?;
+        std::mem::forget(self.hold);
+        Ok(())
     }
 }
 
