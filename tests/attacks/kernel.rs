@@ -53,6 +53,7 @@ fn files() -> Attack {
         "/dev/mem",
         "/proc/scsi",
         "/proc/acpi",
+        "/proc/asound",
     ];
     let settings = [
         "/proc/sysrq-trigger",

@@ -8,7 +8,7 @@ READ = [
     "/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/latency_stats",
     "/proc/kpagecount", "/proc/vmallocinfo", "/proc/slabinfo", "/proc/pagetypeinfo", "/sys/firmware",
     "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security", "/sys/fs/bpf",
-    "/dev/kmsg", "/dev/mem", "/proc/scsi", "/proc/acpi",
+    "/dev/kmsg", "/dev/mem", "/proc/scsi", "/proc/acpi", "/proc/asound",
 ]
 WRITTEN = [
     "/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/kernel/hotplug",

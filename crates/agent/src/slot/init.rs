@@ -7,7 +7,7 @@
 //! Only system calls and reads of what was prepared before: nothing here may allocate, lock or unwind.
 
 use std::{
-    ffi::{CStr, CString, c_void},
+    ffi::{CStr, c_void},
     io,
     os::fd::{AsRawFd, RawFd},
     ptr,
@@ -16,7 +16,10 @@ use std::{
 
 use libc::{c_int, c_ulong};
 
-use super::mounts::{bind, mount};
+use super::{
+    mounts::{bind, mount},
+    root::Mask,
+};
 use crate::{
     cgroup::Cgroup,
     child::{
@@ -49,7 +52,7 @@ pub struct Enclosure<'a> {
     /// The program's part.
     pub program: Prepared<'a>,
     /// Files of `/proc` that nobody needs and everybody could read.
-    pub masks: &'a [CString],
+    pub masks: &'a [Mask],
     /// The options of each of [`SCRATCH`].
     pub scratch: &'a CStr,
     /// What the program's beginning runs on.
@@ -255,8 +258,12 @@ fn mount_processes(_: &Enclosure) -> io::Result<()> {
 }
 
 fn mask_processes(enclosure: &Enclosure) -> io::Result<()> {
+    const FLAGS: c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     for mask in enclosure.masks {
-        bind(c"/dev/null", mask)?;
+        match mask {
+            Mask::File(path) => bind(c"/dev/null", path)?,
+            Mask::Directory(path) => mount(c"tmpfs", path, FLAGS, c"mode=0555,nr_inodes=1")?,
+        }
     }
     Ok(())
 }

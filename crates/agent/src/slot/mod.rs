@@ -49,7 +49,7 @@ use cgroups::Cgroups;
 use init::{Enclosure, INNER_ID, Stack};
 use launcher::Launcher;
 use meter::SlotMeter;
-use root::Roots;
+use root::{Mask, Roots};
 use template::island;
 use warmth::Warmth;
 
@@ -71,7 +71,7 @@ struct Ready {
     roots: Roots,
     filter: Vec<sock_filter>,
     stack: Stack,
-    masks: Vec<CString>,
+    masks: Vec<Mask>,
     scratch: CString,
     /// The submission's work directory; between two submissions the next one's, where that wants the same.
     work: Option<WorkDir>,
@@ -187,7 +187,7 @@ impl Ready {
             roots,
             filter: seccomp::filter(),
             stack: Stack::take().naming("map memory", "a stack")?,
-            masks: root::secrets(),
+            masks: root::masks(),
             scratch: root::options(order.scratch, "1777")?,
             work: None,
             descriptors: 0,

@@ -38,10 +38,12 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// A root with nothing in it but the agent, for the trial.
 const TRIAL: &str = "/tmp/trial";
 
-/// Files of `/proc` that tell of other programs on the machine, or how it was started. Each costs a mount for every stage, so
+/// What of `/proc` tells of other programs on the machine, of its devices, or how it was started. Each costs a mount for every stage, so
 /// that what the kernel itself hides from ordinary users (addresses in `kallsyms`, `iomem`) is not among them; those that only
 /// the machine's root may read need no mask, because the wall has no such user.
-const SECRETS: [&str; 10] = [
+const SECRETS: [&str; 13] = [
+    "acpi",
+    "asound",
     "cmdline",
     "interrupts",
     "kcore",
@@ -49,6 +51,7 @@ const SECRETS: [&str; 10] = [
     "keys",
     "latency_stats",
     "sched_debug",
+    "scsi",
     "softirqs",
     "timer_list",
     "timer_stats",
@@ -213,15 +216,29 @@ pub fn options(bounds: Bounds, mode: &str) -> Result<CString, Failure> {
     c_string(text.as_ref())
 }
 
+/// What hides one of [`SECRETS`].
+pub enum Mask {
+    /// A file that is empty.
+    File(CString),
+    /// A directory that is empty.
+    Directory(CString),
+}
+
 /// Those of [`SECRETS`] that are here, and that others than the machine's root may read or write.
-pub fn secrets() -> Vec<CString> {
+pub fn masks() -> Vec<Mask> {
     const OTHERS: u32 = 0o006;
     let paths = SECRETS.iter().map(|name| Path::new("/proc").join(name));
-    let open = paths.filter(|path| {
-        let metadata = fs::symlink_metadata(path);
-        metadata.is_ok_and(|it| it.is_file() && it.permissions().mode() & OTHERS != 0)
+    let masks = paths.filter_map(|path| {
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        let is_open = metadata.permissions().mode() & OTHERS != 0;
+        let path = c_string(&path).ok().filter(|_| is_open)?;
+        Some(if metadata.is_dir() {
+            Mask::Directory(path)
+        } else {
+            Mask::File(path)
+        })
     });
-    open.filter_map(|path| c_string(&path).ok()).collect()
+    masks.collect()
 }
 
 fn c_string(path: &Path) -> Result<CString, Failure> {
