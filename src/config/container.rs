@@ -98,7 +98,7 @@ impl Default for Container {
             runtimes_volume: "envicutor-runtimes".into(),
             fill_timeout_us: Micros(1_800_000_000),
             collect_us: Micros(600_000_000),
-            templates: false,
+            templates: true,
             cpus: 1.0,
             overhead_bytes: ByteSize(8 << 20),
             tmp_bytes: ByteSize(64 << 20),
