@@ -54,6 +54,9 @@ pub struct Worker {
     pub compile_cache_artifact_bytes: ByteSize,
     /// How long looking for an earlier build, and keeping one, may take. A submission that finds none soon is built.
     pub compile_cache_timeout_us: Micros,
+    /// Whether the worker measures, while it has nothing to do, what starting each runtime costs here. Each takes a container for a
+    /// moment, in a full pool that of a tenant.
+    pub measure_start_cost: bool,
 }
 
 impl Default for Worker {
@@ -81,6 +84,7 @@ impl Default for Worker {
             compile_cache: true,
             compile_cache_artifact_bytes: ByteSize(64 << 20),
             compile_cache_timeout_us: Micros(5_000_000),
+            measure_start_cost: true,
         }
     }
 }

@@ -285,10 +285,15 @@ impl Worker {
             fleet.containers.close().await;
             over.cancel();
         };
+        let measured = async {
+            if fleet.config.worker.measure_start_cost {
+                start_cost::measure(&fleet, &admission, draining).await;
+            }
+        };
         tokio::join!(
             told,
             ours,
-            Box::pin(start_cost::measure(&fleet, &admission, draining)),
+            Box::pin(measured),
             Box::pin(expire::keep(&fleet, draining)),
             Box::pin(catalogue::keep(&fleet, &over)),
             Box::pin(collect::keep(&fleet, draining)),

@@ -51,6 +51,8 @@ impl Bed {
             ("ENVICUTOR__CONTAINER__UID_FIRST", uids.start.to_string()),
             ("ENVICUTOR__CONTAINER__UID_COUNT", uids.len().to_string()),
             ("ENVICUTOR__CONTAINER__POOL_SIZE", slots.to_string()),
+            // It would take the slot that an attack was in.
+            ("ENVICUTOR__WORKER__MEASURE_START_COST", "false".to_owned()),
             (
                 "ENVICUTOR__CONTAINER__START_TIMEOUT_US",
                 slowly_us(60_000_000).to_string(),
