@@ -18,7 +18,7 @@ use envicutor::{
         Role,
         queue::{Delivery, Puller},
     },
-    client::{ClientError, Sending},
+    client::{ClientError, Receiving, Sending},
     config::Config,
     submission::{
         archive::ArchiveFormat,
@@ -391,6 +391,54 @@ async fn what_a_program_left_comes_back_whole() {
     let forced = [&args[..], &["--force"]].concat();
     let forced = site.cli_as(Role::Service, &forced).await;
     assert_eq!(forced.status.code(), Some(0), "{forced:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetching_tells_how_far_it_is() {
+    let site = Site::start().await;
+    let plot = noise(3, 5 << 20);
+    let result = standing(&site, "a1", &[("out/plot.png", &plot), ("small", b"small")]).await;
+    let client = client(&site.nats, |_| ()).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let told = Mutex::new(Vec::new());
+    let on = |receiving| told.lock().expect("no panic").push(receiving);
+    let fetched = client.fetch_telling(&result, dir.path(), false, &on).await;
+    let sizes = fetched.expect("fetched").into_iter();
+    let all = sizes.map(|file| file.size_bytes.0).sum();
+    assert_eq!(all, (5 << 20) + 5 + (2 << 20));
+    let told = told.into_inner().expect("no panic");
+    let received = all;
+    assert_eq!(told.last(), Some(&Receiving { received, all }));
+    assert!(told.len() > 3, "{told:?}");
+    assert!(told.is_sorted_by_key(|told| told.received), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_of_which_the_middle_is_in_the_store_is_shown_around_it() {
+    let site = Site::start().await;
+    let all = "beginning, middle and end\n";
+    let mut result = messages::result("a1", 0, "w1");
+    result.verdict = Some(envicutor::submission::result::Verdict::Ok);
+    let blob = Blob {
+        digest: Digest::of(all.as_bytes()),
+        size_bytes: ByteSize(all.len() as u64),
+    };
+    let output = Output::new(b"beginning".to_vec(), blob.size_bytes, false);
+    result.runs.push(Run {
+        verdict: envicutor::submission::result::Verdict::Ok,
+        stdout: output.stored(blob, b"end\n".to_vec()),
+        ..Run::skipped(None)
+    });
+    let worker = site.nats.bus(Role::Worker).await;
+    settle(&worker, &result, Encoding::Json).await;
+    let ended = site.cli_as(Role::Service, &["result", "a1"]).await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let shown = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let expected = "beginning\n[… 13 bytes are left out here …]\nend\nverdict ";
+    assert!(shown.starts_with(expected), "{shown}");
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(told.contains("13 of 26 bytes are shown"), "{told}");
+    assert!(told.contains("--output DIR"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -228,3 +228,53 @@ async fn the_python_and_rust_snippets_print_their_results() {
     assert!(rust.trim_end().ends_with("\"42\\n\""), "{rust}");
     fleet.stop().await;
 }
+
+/// In a directory of its own, with the examples in it: what is written lands there.
+#[tokio::test]
+async fn the_project_is_run_and_its_chart_comes_back() {
+    let _one = ONE.lock().await;
+    let fleet = Fleet::start().await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let examples = dir.path().join("examples");
+    std::os::unix::fs::symlink(root().join("examples"), examples).expect("linked");
+    let command = shell("envicutor submit examples/report");
+    let program = Path::new(env!("CARGO_BIN_EXE_envicutor"));
+    let programs = program.parent().expect("it lies in a directory");
+    let path = std::env::var("PATH").expect("a PATH");
+    let shown = output(
+        snippet(&fleet, "sh")
+            .await
+            .args(["-c", command])
+            .current_dir(dir.path())
+            .env("ENVICUTOR__NATS__URL", &fleet.service)
+            .env("PATH", format!("{}:{path}", programs.display())),
+    )
+    .await;
+    assert!(shown.starts_with("5 bars in out/rain.svg\n"), "{shown}");
+    has_its_chart(dir.path());
+
+    std::fs::remove_dir_all(dir.path().join("results")).expect("removed");
+    let manifest = root().join("Cargo.toml").display().to_string();
+    let arguments = ["run", "--quiet", "--locked", "--manifest-path", &manifest];
+    let written = output(
+        snippet(&fleet, env!("CARGO"))
+            .await
+            .args(arguments)
+            .args(["--example", "project"])
+            .current_dir(dir.path()),
+    )
+    .await;
+    assert!(written.contains("results/out/rain.svg"), "{written}");
+    has_its_chart(dir.path());
+    fleet.stop().await;
+}
+
+/// What the README says of `results`.
+fn has_its_chart(dir: &Path) {
+    let read = |name: &str| {
+        let path = dir.join("results").join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    assert!(read("out/rain.svg").starts_with("<svg "));
+    assert_eq!(read("stdout"), "5 bars in out/rain.svg\n");
+}

@@ -3,7 +3,7 @@
 //! the contract take their place, one a line.
 //!
 //! The invariant: of a run that is shown, each byte is written once, in order, whether it came with an event or with the
-//! result.
+//! result. Where the result has only the beginning and the end of a stream, a line in between says how much is left out.
 
 use std::{collections::HashMap, io, io::IsTerminal as _};
 
@@ -13,10 +13,11 @@ use serde::Serialize;
 use super::{
     exit::CliError,
     report::{report, word},
-    terminal::{self, Sink, escape_line, has_colors, say, tell},
+    terminal::{self, Place, Sink, escape_line, has_colors, say, tell},
 };
 use crate::submission::{
     event::{Event, Happened, StageName},
+    output::Output,
     result::{Outcome, Run, SubmissionResult, Verdict},
 };
 
@@ -149,23 +150,44 @@ impl Printer {
     /// Shows what a stage wrote, and says where that is not all.
     fn outputs(&mut self, id: &str, stage: StageName, run: &Run) -> Result<(), CliError> {
         let streams = [(Stream::Stdout, &run.stdout), (Stream::Stderr, &run.stderr)];
+        let mut cuts = Vec::new();
         for (stream, output) in streams {
             self.output(stage, stream, 0, &output.data)?;
-        }
-        for (stream, output) in streams {
+            let left_out = self.tail(stage, stream, output)?;
             let written = self.written.get(&(stage, stream)).copied();
-            let (written, size) = (written.unwrap_or_default(), output.size_bytes.0);
-            if written < size {
+            let shown = written.unwrap_or_default() - left_out;
+            cuts.push((stream, shown, output));
+        }
+        for (stream, shown, output) in cuts {
+            let size = output.size_bytes.0;
+            if shown < size {
                 let stream = word(&stream);
                 let all = output.blob.as_ref().map_or(String::new(), |_| {
                     format!("; envicutor result {id} --output DIR has all of it")
                 });
                 self.tell(&format!(
-                    "{stream} is cut: {written} of {size} bytes are shown{all}"
+                    "{stream} is cut: {shown} of {size} bytes are shown{all}"
                 ))?;
             }
         }
         Ok(())
+    }
+
+    /// Writes the end of a stream of which the result has not all. How many bytes before it were left out.
+    fn tail(&mut self, stage: StageName, stream: Stream, output: &Output) -> Result<u64, CliError> {
+        let Some(tail) = &output.tail else {
+            return Ok(0);
+        };
+        let from = output.size_bytes.0.saturating_sub(tail.len() as u64);
+        let written = self.written.entry((stage, stream)).or_default();
+        let left_out = from.saturating_sub(*written);
+        if left_out > 0 {
+            *written = from;
+            let line = format!("[… {left_out} bytes are left out here …]");
+            self.sink(stage, stream).gap(&line)?;
+        }
+        self.output(stage, stream, from, tail)?;
+        Ok(left_out)
     }
 
     /// Writes the part of `data` that follows what was written. A compiler's output is all for people.
@@ -186,11 +208,15 @@ impl Printer {
             .and_then(|known| data.get(known..));
         let fresh = fresh.unwrap_or_default();
         *written += fresh.len() as u64;
+        Ok(self.sink(stage, stream).write(fresh)?)
+    }
+
+    /// Where a stream of a stage goes.
+    fn sink(&mut self, stage: StageName, stream: Stream) -> &mut dyn Place {
         match (stage, stream) {
-            (StageName::Run { .. }, Stream::Stdout) => self.stdout.write(fresh)?,
-            (StageName::Compile, _) | (_, Stream::Stderr) => self.stderr.write(fresh)?,
+            (StageName::Run { .. }, Stream::Stdout) => &mut self.stdout,
+            (StageName::Compile, _) | (_, Stream::Stderr) => &mut self.stderr,
         }
-        Ok(())
     }
 
     fn tell(&mut self, line: &str) -> Result<(), CliError> {

@@ -126,9 +126,17 @@ impl<W: io::Write + IsTerminal> Sink<W> {
     }
 }
 
-impl<W: io::Write> Sink<W> {
+/// Either of them.
+pub trait Place {
     /// Writes a piece of a submission's output.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes a line of ours, of its own, in place of what is left out of a submission's output.
+    fn gap(&mut self, line: &str) -> io::Result<()>;
+}
+
+impl<W: io::Write> Place for Sink<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some(last) = bytes.last() {
             self.at_line_start = *last == b'\n';
         }
@@ -139,6 +147,18 @@ impl<W: io::Write> Sink<W> {
         self.stream.flush()
     }
 
+    fn gap(&mut self, line: &str) -> io::Result<()> {
+        if let Some(escaper) = &mut self.escaper {
+            self.stream.write_all(escaper.finish().as_bytes())?;
+        }
+        let before = if self.at_line_start { "" } else { "\n" };
+        self.at_line_start = true;
+        writeln!(self.stream, "{before}{line}")?;
+        self.stream.flush()
+    }
+}
+
+impl<W: io::Write> Sink<W> {
     /// Ends the output: what follows on a terminal begins a line of its own.
     pub fn end(&mut self) -> io::Result<()> {
         if let Some(escaper) = &mut self.escaper {
@@ -175,6 +195,25 @@ pub fn tell(line: impl AsRef<str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_a_line_of_its_own() {
+        for (before, expected) in [
+            ("", "[gap]\nb"),
+            ("a\n", "a\n[gap]\nb"),
+            ("a", "a\n[gap]\nb"),
+        ] {
+            let mut sink = Sink {
+                stream: Vec::new(),
+                escaper: None,
+                at_line_start: true,
+            };
+            sink.write(before.as_bytes()).expect("written");
+            sink.gap("[gap]").expect("written");
+            sink.write(b"b").expect("written");
+            assert_eq!(String::from_utf8_lossy(&sink.stream), expected);
+        }
+    }
 
     #[test]
     fn control_characters_are_escaped_and_text_is_not() {

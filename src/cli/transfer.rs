@@ -8,7 +8,7 @@ use super::{
     terminal::{escape_line, tell},
 };
 use crate::{
-    client::{Client, Sending},
+    client::{Client, Receiving, Sending},
     submission::{message::Submission, names::Tenant, result::SubmissionResult, units::ByteSize},
 };
 
@@ -55,7 +55,11 @@ impl Output {
         let Some(dir) = &self.output else {
             return Ok(());
         };
-        let fetched = client.fetch(result, dir, self.force).await?;
+        let progress = Progress::of_bytes();
+        let on = |Receiving { received, all }| progress.reach("receiving", received, all);
+        let fetched = client.fetch_telling(result, dir, self.force, &on).await;
+        progress.end();
+        let fetched = fetched?;
         for file in fetched.iter().take(MOST_TOLD) {
             let path = escape_line(&file.path.to_string_lossy());
             tell(format!("wrote {path} ({})", file.size_bytes));

@@ -1,7 +1,10 @@
 //! What a result names comes back: whole outputs and the files that were collected, each held against its digest before it has its
 //! name. The names were chosen by the program that ran, and are not trusted.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
@@ -29,6 +32,34 @@ pub struct Fetched {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size_bytes: ByteSize,
+}
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receiving {
+    /// So many bytes are written.
+    pub received: u64,
+    /// Of so many.
+    pub all: u64,
+}
+
+/// Is told how far a fetch is, from any thread, and often: it should be quick.
+pub type OnReceiving<'a> = dyn Fn(Receiving) + Send + Sync + 'a;
+
+/// How much of everything that is fetched is written.
+struct Tally<'a> {
+    received: AtomicU64,
+    all: u64,
+    on: &'a OnReceiving<'a>,
+}
+
+impl Tally<'_> {
+    fn add(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        let received = self.received.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all = self.all;
+        (self.on)(Receiving { received, all });
+    }
 }
 
 /// What is to be written, and where.
@@ -64,13 +95,8 @@ impl Client {
         blob: &Blob,
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Result<(), ClientError> {
-        copy(
-            &self.store.of(tenant),
-            blob,
-            to,
-            Path::new("what is downloaded"),
-        )
-        .await
+        let path = Path::new("what is downloaded");
+        copy(&self.store.of(tenant), blob, to, path, &|_| ()).await
     }
 
     /// Writes what `result` has to `dir`, which is made where it is missing: the collected files under their paths, and what each
@@ -85,6 +111,17 @@ impl Client {
         dir: &Path,
         force: bool,
     ) -> Result<Vec<Fetched>, ClientError> {
+        self.fetch_telling(result, dir, force, &|_| ()).await
+    }
+
+    /// [`fetch`](Self::fetch) that tells how far it is.
+    pub async fn fetch_telling(
+        &self,
+        result: &SubmissionResult,
+        dir: &Path,
+        force: bool,
+        on: &OnReceiving<'_>,
+    ) -> Result<Vec<Fetched>, ClientError> {
         let directory = Directory::open(dir)?;
         let wanted = wanted(result);
         for file in &wanted {
@@ -93,17 +130,28 @@ impl Client {
                 return Err(PlaceError::Exists { path }.into());
             }
         }
-        let blobs = self.store.of(&result.tenant);
+        let sizes = wanted.iter().map(|file| file.held.size_bytes().0);
+        let tally = Tally {
+            received: AtomicU64::new(0),
+            all: sizes.fold(0, u64::saturating_add),
+            on,
+        };
+        let writer = Writer {
+            blobs: self.store.of(&result.tenant),
+            directory,
+            force,
+            tally,
+        };
         let is_small = |file: &Wanted<'_>| file.held.size_bytes() <= SMALL;
         let (small, large): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_small);
         let mut writing = Vec::new();
         for file in &small {
-            writing.push(write(&blobs, &directory, file, force));
+            writing.push(writer.write(file));
         }
         let writing = stream::iter(writing).buffered(self.config.transfers);
         let mut fetched: Vec<Fetched> = writing.try_collect().await?;
         for file in &large {
-            fetched.push(write(&blobs, &directory, file, force).await?);
+            fetched.push(writer.write(file).await?);
         }
         fetched.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(fetched)
@@ -170,42 +218,51 @@ fn free(mut name: String, result: &SubmissionResult) -> String {
     name
 }
 
-async fn write(
-    blobs: &Blobs,
-    directory: &Directory,
-    wanted: &Wanted<'_>,
+/// Where everything goes.
+struct Writer<'a> {
+    blobs: Blobs,
+    directory: Directory,
     force: bool,
-) -> Result<Fetched, ClientError> {
-    let (place, file) = directory.create(&wanted.name, wanted.executable)?;
-    let mut file = tokio::fs::File::from_std(file);
-    match wanted.held {
-        Held::Blob(blob) => copy(blobs, blob, &mut file, place.path()).await?,
-        Held::Inline(data) => {
-            let written = async {
-                file.write_all(data).await?;
-                file.flush().await
-            };
-            let written = written.await;
-            written.map_err(|source| unwritable(place.path(), source))?;
-        }
-    }
-    Ok(Fetched {
-        size_bytes: wanted.held.size_bytes(),
-        path: place.keep(force)?,
-    })
+    tally: Tally<'a>,
 }
 
-/// Writes a blob to `to`, which errors call `path`.
+impl Writer<'_> {
+    async fn write(&self, wanted: &Wanted<'_>) -> Result<Fetched, ClientError> {
+        let (place, file) = self.directory.create(&wanted.name, wanted.executable)?;
+        let mut file = tokio::fs::File::from_std(file);
+        let on = |bytes| self.tally.add(bytes);
+        match wanted.held {
+            Held::Blob(blob) => copy(&self.blobs, blob, &mut file, place.path(), &on).await?,
+            Held::Inline(data) => {
+                let written = async {
+                    file.write_all(data).await?;
+                    file.flush().await
+                };
+                let written = written.await;
+                written.map_err(|source| unwritable(place.path(), source))?;
+                on(data.len());
+            }
+        }
+        Ok(Fetched {
+            size_bytes: wanted.held.size_bytes(),
+            path: place.keep(self.force)?,
+        })
+    }
+}
+
+/// Writes a blob to `to`, which errors call `path`; `on` is told of every piece.
 async fn copy(
     blobs: &Blobs,
     blob: &Blob,
     to: &mut (impl AsyncWrite + Unpin),
     path: &Path,
+    on: &(dyn Fn(usize) + Send + Sync),
 ) -> Result<(), ClientError> {
     let mut chunks = blobs.get(blob).await?;
     while let Some(chunk) = chunks.try_next().await? {
         let written = to.write_all(&chunk).await;
         written.map_err(|source| unwritable(path, source))?;
+        on(chunk.len());
     }
     let flushed = to.flush().await;
     Ok(flushed.map_err(|source| unwritable(path, source))?)

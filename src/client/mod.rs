@@ -59,7 +59,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 pub use self::{
-    download::Fetched,
+    download::{Fetched, OnReceiving, Receiving},
     error::ClientError,
     status::Status,
     submit::Submitted,

@@ -50,6 +50,11 @@ impl TestS3 {
         }
     }
 
+    /// Where it listens, `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// What a fleet is configured with, and `bounds`.
     pub fn config(&self, bounds: &config::Blobs) -> config::Blobs {
         config_of(&self.address, bounds)

@@ -61,6 +61,16 @@ pub fn noise(seed: u64, size: usize) -> Vec<u8> {
     .collect()
 }
 
+/// What `seq 1 most` writes.
+pub fn numbers(most: u32) -> Vec<u8> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for number in 1..=most {
+        writeln!(text, "{number}").expect("it is a string");
+    }
+    text.into_bytes()
+}
+
 /// A submission of a script with more fields.
 pub fn submission(script: &str, more: &Value) -> String {
     let mut body: Value = serde_json::from_str(&Site::body(script)).expect("JSON");

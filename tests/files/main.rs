@@ -6,11 +6,15 @@
 mod container_bed;
 #[path = "../fleet/mod.rs"]
 mod fleet;
+#[path = "../blobs/server.rs"]
+mod server;
 #[path = "../site/mod.rs"]
 mod site;
 
 mod bed;
 mod builds;
+mod cli;
 mod failures;
 mod outputs;
 mod staging;
+mod store;

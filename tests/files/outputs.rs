@@ -10,20 +10,10 @@ use envicutor::submission::{
 use serde_json::json;
 
 use crate::{
-    bed::{blobs, blobs_at, directory_store, get, is_uncounted, run, stdout, submission},
+    bed::{blobs, blobs_at, directory_store, get, is_uncounted, numbers, run, stdout, submission},
     fleet::slowly,
     site::Site,
 };
-
-/// What `seq 1 most` writes.
-fn numbers(most: u32) -> Vec<u8> {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for number in 1..=most {
-        writeln!(text, "{number}").expect("it is a string");
-    }
-    text.into_bytes()
-}
 
 fn has_all_in_the_store(output: &Output, all: &[u8]) -> Blob {
     let blob = output.blob.clone().expect("it is in the store");

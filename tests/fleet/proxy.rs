@@ -1,8 +1,11 @@
-//! A TCP proxy before a server, that cuts, stops or spoils the connections that go through it, and counts what it carries.
+//! A TCP proxy before a server, that cuts, stops, slows or spoils the connections that go through it, and counts what it carries.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -19,6 +22,8 @@ pub enum Manner {
     Well,
     /// It is read, and goes no further until the manner changes. So does what the client sends.
     Hanging,
+    /// It is carried, at most 64 KiB at a time and so long after it came.
+    Slow(Duration),
     /// In everything longer than this, one byte in the middle is another one.
     Spoiling(usize),
     /// New connections are closed at once; the ones there were are cut.
@@ -32,6 +37,7 @@ pub struct Proxy {
     manner: watch::Sender<Manner>,
     through: Arc<AtomicUsize>,
     carried: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,14 +48,17 @@ impl Proxy {
         let address = listener.local_addr().expect("an address").to_string();
         let (cut, manner) = (watch::Sender::new(0), watch::Sender::new(Manner::Well));
         let (through, carried) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
+        let asked = Arc::<AtomicU64>::default();
         let (cuts, manners) = (cut.clone(), manner.clone());
         let (count, bytes) = (Arc::clone(&through), Arc::clone(&carried));
+        let questions = Arc::clone(&asked);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
                 let way = Way {
                     manner: manners.subscribe(),
                     carried: Arc::clone(&bytes),
+                    asked: Arc::clone(&questions),
                 };
                 tokio::spawn(carry(client, target.clone(), cuts.subscribe(), way));
             }
@@ -60,6 +69,7 @@ impl Proxy {
             manner,
             through,
             carried,
+            asked,
             accepting,
         }
     }
@@ -90,6 +100,11 @@ impl Proxy {
     /// How many bytes of the server's it has carried.
     pub fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes the clients have sent, carried or not.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 }
 
@@ -127,6 +142,7 @@ async fn carry(client: TcpStream, target: String, mut cuts: watch::Receiver<u64>
 struct Way {
     manner: watch::Receiver<Manner>,
     carried: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Way {
@@ -138,12 +154,18 @@ impl Way {
     ) {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            if !from_server {
+                self.asked.fetch_add(count as u64, Ordering::Relaxed);
+            }
             let hangs = |manner: &Manner| *manner != Manner::Hanging;
             if self.manner.wait_for(hangs).await.is_err() {
                 return;
             }
             let manner = *self.manner.borrow();
             if from_server {
+                if let Manner::Slow(pause) = manner {
+                    tokio::time::sleep(pause).await;
+                }
                 self.carried.fetch_add(count as u64, Ordering::Relaxed);
                 if matches!(manner, Manner::Spoiling(most) if count > most) {
                     buffer[count / 2] ^= 1;

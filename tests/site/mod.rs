@@ -155,6 +155,12 @@ impl Site {
         self.worker_config.url.clone()
     }
 
+    /// How services connect.
+    pub fn service_config(&self) -> config::Nats {
+        let nats = self.nats.as_ref().expect("it is on no cluster");
+        nats.config(Role::Service).nats
+    }
+
     /// A worker to be started. `name` is the beginning of its id.
     pub fn worker(&self, name: &str) -> Builder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -213,6 +219,14 @@ impl Site {
         fleet::publish(&self.bus.client, &lane.to_string(), id, body)
             .await
             .expect("the publish is acknowledged");
+    }
+
+    /// Asks for the end of a submission; the answer.
+    pub async fn cancel(&self, id: &str) -> Value {
+        let subject = format!("envicutor.cancel.default.{id}");
+        let answer = self.bus.client.request(subject, "".into()).await;
+        let answer = answer.expect("a worker answers");
+        serde_json::from_slice(&answer.payload).expect("JSON")
     }
 
     /// Stores the result of another attempt of the submission with this body.

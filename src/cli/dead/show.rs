@@ -14,7 +14,7 @@ use crate::{
         exit::{CliError, Exit},
         printer::say_json,
         report::word,
-        terminal::{escape, escape_line, say, stdout},
+        terminal::{Place as _, escape, escape_line, say, stdout},
     },
     operations::Operations,
     submission::{dead_letter::Attempt, replay::Replay},
