@@ -9,6 +9,7 @@
 //! | `carried` | the definitions that come with the program |
 //! | `registry` | all of them, with one default version of each name |
 //! | `base` | pulled, or bootstrapped from Debian's packages |
+//! | `here` | which of them have their image in the Engine |
 //! | [`images`] | into the object store, and out of it |
 //! | `install` | the container in which a runtime is installed, and the image that is committed of it |
 //! | `lock` | one preparation of an image at a time, over all processes of a machine |
@@ -22,6 +23,7 @@ mod base;
 mod carried;
 pub mod definition;
 pub mod error;
+mod here;
 pub mod images;
 mod install;
 mod lock;
