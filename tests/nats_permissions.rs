@@ -342,6 +342,9 @@ async fn an_installer_reads_and_publishes_no_submission_result_or_dead_letter() 
             "$JS.API.STREAM.MSG.GET.OBJ_blobs-default",
             "$JS.API.DIRECT.GET.OBJ_blobs-default",
             "$JS.API.STREAM.MSG.GET.KV_attempts",
+            // The server would send what it stored itself to the subject that it names for the answer.
+            "$JS.API.DIRECT.GET.OBJ_images",
+            "$JS.API.DIRECT.GET.OBJ_images.$O.images.C.x",
             "$JS.API.CONSUMER.MSG.NEXT.SUBMISSIONS_default.batch",
             "$JS.API.CONSUMER.CREATE.SUBMISSIONS_default.mine",
             "$JS.API.CONSUMER.CREATE.RESULTS.mine",
