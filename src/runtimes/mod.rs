@@ -44,7 +44,7 @@ use self::{
     base::Base,
     definition::Definition,
     error::{RuntimeError, engine, is_missing},
-    images::{ImageError, Loaded},
+    images::{ImageError, Loaded, Pace},
     install::Making,
     lock::Lock,
     progress::{Listener, Log},
@@ -329,7 +329,8 @@ impl Inner {
         log.step("base image: storing it for the fleet");
         let scratch = self.work_dir.join("export");
         let digest = as_digest(id.clone())?;
-        let stored = images::export(docker, store, &digest, &[], &scratch).await?;
+        let pace = Pace::new(self.config.installer.export_percent);
+        let stored = images::export(docker, store, &digest, &[], &scratch, pace).await?;
         let entry = serde_json::to_vec(&stored).map_err(std::io::Error::other);
         let entry = entry.map_err(ImageError::from)?;
         let put = store.put_named(&self.base_key(), entry.into()).await;
