@@ -110,10 +110,10 @@ pub fn init(dir: &Path, nats: &config::Nats) -> Result<Initialized, ServerError>
     let paths = [credentials_file(dir), dir.join("credentials.conf")];
     let credentials = write_credentials(dir)?;
     done.lacks = lacking(dir);
-    if before.as_ref() != Some(&credentials) {
-        &mut done.written
-    } else {
+    if before.as_ref() == Some(&credentials) {
         &mut done.kept
+    } else {
+        &mut done.written
     }
     .extend(paths);
     Ok(done)

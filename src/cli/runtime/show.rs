@@ -110,8 +110,8 @@ fn ended(installation: &Installation) -> String {
         Some(at) => format!("at {at}"),
         None => format!("since {}", installation.started_at),
     };
-    let image = installation.image.iter();
-    let image: String = image.map(|image| format!(", image {image}")).collect();
+    let image = installation.image.as_ref();
+    let image = image.map_or_else(String::new, |image| format!(", image {image}"));
     format!(
         "last installation: {} {state} {at}, by {}{image}",
         installation.reference(),

@@ -1,5 +1,5 @@
 //! An image out of the Engine: its archive passes by once, each layer is compressed into a file beside, at a bounded pace and in a
-//! thread of the lowest priority, and then what the store does not have is uploaded. The Engine's archive has been of two forms so far; what a file in it is, its digest says.
+//! thread of a low priority, and then what the store does not have is uploaded. The Engine's archive has been of two forms so far; what a file in it is, its digest says.
 
 use std::{
     collections::HashMap,

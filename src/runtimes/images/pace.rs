@@ -1,6 +1,6 @@
 //! How much of a processor an image's way into the store takes at most: submissions go on beside it. Its work is done in a thread of
-//! its own, which has the lowest priority, and rests after each piece for so long that over all of it no more than a share of one
-//! processor is used. So it is bounded too where priorities do not count: between the cgroups of two services, for one.
+//! its own, of little weight, and rests after each piece for so long that over all of it no more than a share of one processor is
+//! used. So it is bounded too where priorities do not count: between the cgroups of two services, for one.
 
 use std::{
     io,
@@ -9,13 +9,14 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// The lowest priority there is.
-const NICE: i32 = 19;
+/// Its priority: where processors are scarce it has 70 of weight beside the 1024 of a thread of the usual one, as the container of an
+/// installation has 64 beside another one. With the lowest one it would stand still on a machine that is busy for long.
+const NICE: i32 = 12;
 
 /// What is rested at a time: a shorter rest is kept for the next one.
 const REST: Duration = Duration::from_millis(5);
 
-/// A bound on how much works. It counts the time that work took, also where others had the processor meanwhile.
+/// A bound on how much works.
 #[derive(Debug)]
 pub struct Pace {
     percent: u32,
@@ -34,9 +35,11 @@ impl Pace {
 
     /// Does `work`, and rests for it.
     pub(super) fn work<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), used());
         let done = work();
-        let rest = self.rest(began.elapsed());
+        // Where that is not known the time that went by, although others may have had the processor meanwhile.
+        let worked = before.and_then(|before| Some(used()?.saturating_sub(before)));
+        let rest = self.rest(worked.unwrap_or_else(|| began.elapsed()));
         if !rest.is_zero() {
             std::thread::sleep(rest);
         }
@@ -53,7 +56,14 @@ impl Pace {
     }
 }
 
-/// Runs `work` in a thread of the lowest priority.
+/// The time that this thread has had a processor: the first number of the kernel's.
+fn used() -> Option<Duration> {
+    let numbers = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds = numbers.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+/// Runs `work` in a thread of a low priority.
 pub(super) async fn behind<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
@@ -65,7 +75,8 @@ pub(super) async fn behind<T: Send + 'static>(
         .spawn(move || {
             let _entered = runtime.enter();
             // On Linux it is the thread's own. Nobody is kept from giving way; if so, the pace still holds.
-            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            let own = rustix::process::getpriority_process(None).unwrap_or_default();
+            if let Err(error) = rustix::process::setpriority_process(None, own.max(NICE)) {
                 tracing::debug!(%error, "an image is stored with the priority of everything else");
             }
             // Nobody waits for it any more: given up.
@@ -90,11 +101,22 @@ mod tests {
         assert_eq!(Pace::new(100).rest(worked), Duration::ZERO);
     }
 
+    #[test]
+    fn what_a_thread_used_is_read_from_the_kernel() {
+        let (before, began) = (used().expect("known"), Instant::now());
+        while used().expect("known") <= before {
+            assert!(
+                began.elapsed() < Duration::from_mins(1),
+                "it works, and uses nothing"
+            );
+        }
+    }
+
     #[tokio::test]
-    async fn work_is_done_with_the_lowest_priority_and_nothing_else_is() {
+    async fn work_is_done_with_a_low_priority_and_nothing_else_is() {
         let own = rustix::process::getpriority_process(None).expect("known");
         let within = || rustix::process::getpriority_process(None).expect("known");
-        assert_eq!(behind(within).await.expect("done"), NICE);
+        assert_eq!(behind(within).await.expect("done"), NICE.max(own));
         assert_eq!(rustix::process::getpriority_process(None), Ok(own));
     }
 }
