@@ -32,7 +32,7 @@ async fn run(args: Args) -> Result<Exit, CliError> {
     let options = args.options;
     options.init_logging(Told::Steps);
     let shutdown = signals::shutdown()?;
-    let config = options.load_for(Role::Operator)?;
+    let config = options.load_for(Role::Installer)?;
     let installer = tokio::select! {
         installer = Installer::connect(&config) => installer?,
         () = shutdown.cancelled() => return Ok(Exit::Ok),

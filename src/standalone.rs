@@ -243,6 +243,7 @@ async fn connect(
         Queues::Kept => {
             let (worker, installer) = config.container.shared();
             config.container = installer;
+            config.nats.url = server.url(Role::Installer);
             let installer = Installer::connect(&config).await?;
             config.container = worker;
             Some(installer)

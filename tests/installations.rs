@@ -260,6 +260,12 @@ async fn what_fails_changes_nothing_and_its_log_is_kept() {
     );
     let one = run(&site, &probe.name, "cat /which").await;
     assert_eq!(stdout(&one), "one\n", "without a restart: {one:#}");
+    // Defined nowhere but in the fleet's catalogue, which a service may read.
+    let arguments = ["runtime", "test", &probe.name, "--json"];
+    let output = site.cli_as(Role::Service, &arguments).await;
+    assert!(output.status.success(), "{output:?}");
+    let tested: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(tested[0]["passed"], 1, "{tested:#}");
     for (script, said) in [
         ("echo working; echo it broke >&2; exit 7", "exit code 7"),
         ("echo so far; sleep 10000", "not ready within"),
@@ -279,11 +285,28 @@ async fn what_fails_changes_nothing_and_its_log_is_kept() {
         );
         assert!(error.contains(said), "{script}: {error}");
         assert!(!failed.log.is_empty(), "{script}");
+        let shown = show(&site, &probe.name, &["--json"]).await;
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(shown["name"], probe.name, "the fleet has it: {shown:#}");
+        let ended = &shown["installation"];
+        assert_eq!(ended["state"], "failed", "{script}: {ended:#}");
+        assert_eq!(ended["log"], failed.log, "{script}");
+        let text = show(&site, &probe.name, &["--log"]).await;
+        let last = failed.log.lines().last().expect("a line");
+        assert!(
+            text.contains(" failed at ") && text.contains(said) && text.contains(last),
+            "{script}: {text}"
+        );
         let result = run(&site, &probe.name, "cat /which").await;
         assert_eq!(stdout(&result), "one\n", "{script}: {result:#}");
     }
     let (_, second) = install(&site, &probe.file("touch /made; echo two >/which", "")).await;
     assert_eq!(second.state, InstallationState::Installed, "{second:#?}");
+    let text = show(&site, &probe.name, &["--log"]).await;
+    assert!(
+        text.contains(" installed at ") && text.contains("running its 1 self-tests"),
+        "{text}"
+    );
     eventually("the worker has it", LONG, || async {
         stdout(&run(&site, &probe.name, "cat /which").await) == "two\n"
     })
@@ -310,6 +333,52 @@ async fn what_fails_changes_nothing_and_its_log_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_runtime_that_was_never_there_is_shown() {
+    let site = Site::start().await;
+    let worker = site.ready_worker("w", &[]).await;
+    let _installer = site.installer(None, &[]);
+    let probe = Probe::new("never");
+    let arguments = ["runtime", "show", probe.name.as_str()];
+    let output = site.cli_as(Role::Service, &arguments).await;
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "nothing is known: {output:?}"
+    );
+    let (code, failed) = install(&site, &probe.file("echo spoken; exit 7", "")).await;
+    assert_eq!(
+        (code, failed.state),
+        (Some(3), InstallationState::Failed),
+        "{failed:#?}"
+    );
+    let text = show(&site, &probe.name, &["--log"]).await;
+    for part in ["does not have it", "failed at", "exit code 7", "\nspoken\n"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let version = format!("{}@1", probe.name);
+    assert!(show(&site, &version, &[]).await.contains("failed at"));
+    let other = format!("{}@2", probe.name);
+    let output = site
+        .cli_as(Role::Service, &["runtime", "show", &other])
+        .await;
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "of that version nothing is known: {output:?}"
+    );
+    worker.stop().await;
+    forget(&probe).await;
+}
+
+/// What `runtime show` prints to a service.
+async fn show(site: &Site, runtime: &str, more: &[&str]) -> String {
+    let arguments = [&["runtime", "show", runtime], more].concat();
+    let output = site.cli_as(Role::Service, &arguments).await;
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_installer_that_is_killed_leaves_nothing_and_another_one_does_it() {
     let site = Site::start().await;
     let probe = Probe::new("killed");
@@ -320,9 +389,11 @@ async fn an_installer_that_is_killed_leaves_nothing_and_another_one_does_it() {
     let sequence = installations::publish(&bus, &probe.name(), &definition).await;
     let sequence = sequence.expect("published");
     eventually("its container runs", LONG, || async {
-        containers(&probe).await == 1
+        running(&probe).await == 1
     })
     .await;
+    let (weight, default) = weight(&probe).await;
+    assert!(weight * 10 <= default, "{weight} of {default}");
     let second = installations::publish(&bus, &probe.name(), &definition).await;
     assert!(
         matches!(second, Err(InstallationError::Underway(_))),
@@ -349,6 +420,40 @@ async fn an_installer_that_is_killed_leaves_nothing_and_another_one_does_it() {
     assert!(!underway, "its message is acknowledged");
     bus.close().await;
     forget(&probe).await;
+}
+
+/// The weight of the probe's container among its siblings, as the kernel has it, and that of a container that nothing is said of.
+async fn weight(probe: &Probe) -> (u64, u64) {
+    let format = "{{.ID}} {{.Label \"envicutor.build\"}}";
+    let lines = docker(&["ps", "--no-trunc", "--format", format]).await;
+    let line = lines.lines().find(|line| line.contains(&probe.name));
+    let id = line
+        .and_then(|line| line.split(' ').next())
+        .expect("it runs");
+    let pid = docker(&["inspect", "--format", "{{.State.Pid}}", id]).await;
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    let mut groups = groups.lines().map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        (
+            parts.next().expect("controllers"),
+            parts.next().expect("a path"),
+        )
+    });
+    let is_of_cpu = |controllers: &str| controllers.split(',').any(|it| it == "cpu");
+    // Version 1 has a tree for it; else all are in the one of version 2, whose line names none.
+    let (file, default) = match groups
+        .clone()
+        .find(|(controllers, _)| is_of_cpu(controllers))
+    {
+        Some((_, path)) => (format!("/sys/fs/cgroup/cpu{path}/cpu.shares"), 1_024),
+        None => {
+            let unified = groups.find(|(controllers, _)| controllers.is_empty());
+            let (_, path) = unified.expect("a cgroup");
+            (format!("/sys/fs/cgroup{path}/cpu.weight"), 100)
+        }
+    };
+    let weight = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    (weight.trim().parse().expect("a number"), default)
 }
 
 /// The containers of the probe's installation.

@@ -193,6 +193,39 @@ async fn an_image_that_somebody_deleted_is_made_again() {
     delete(&docker, &again).await;
 }
 
+/// Those that the Engine has, of all that are defined, are found by one list, as each is found by itself.
+#[tokio::test]
+async fn what_is_here_of_all_runtimes_is_found_by_one_list() {
+    let (probe, docker) = (Probe::new("here", "touch /made"), engine().await);
+    let runtimes = probe.load(shared_dir());
+    let catalogue = runtimes.catalogue();
+    let all = catalogue.runtimes.iter().map(|it| it.reference());
+    let all: Vec<RuntimeRef> = all.collect();
+    let of_probe = |here: Vec<(RuntimeRef, Digest)>| {
+        let mut here = here.into_iter();
+        here.find(|(it, _)| it.name.as_str() == probe.name)
+            .map(|(_, image)| image)
+    };
+    let before = runtimes.here(&docker, &all).await.expect("listed");
+    assert_eq!(of_probe(before), None);
+    let image = prepare(&runtimes, &docker, &probe.name)
+        .await
+        .expect("made");
+    let bash = prepare(&runtimes, &docker, "bash").await.expect("made");
+    let here = runtimes.here(&docker, &all).await.expect("listed");
+    let found = here.iter().find(|(it, _)| it.name.as_str() == "bash");
+    assert_eq!(
+        found.map(|(_, image)| image),
+        Some(&bash),
+        "the base itself, or over it"
+    );
+    assert_eq!(of_probe(here), Some(image.clone()));
+    assert_eq!(runtimes.here(&docker, &[]).await.expect("listed"), []);
+    delete(&docker, &image).await;
+    let after = runtimes.here(&docker, &all).await.expect("listed");
+    assert_eq!(of_probe(after), None);
+}
+
 #[tokio::test]
 async fn a_failing_script_leaves_nothing_and_shows_its_log() {
     let docker = engine().await;

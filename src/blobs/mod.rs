@@ -30,6 +30,6 @@ pub use self::{
     error::{BlobError, Source},
     nats::NatsObjects,
     shelf::Upload,
-    store::Store,
+    store::{Store, endpoints},
     tenant::{Blobs, Progress, Put, Uploads},
 };

@@ -119,6 +119,33 @@ impl Store {
     }
 }
 
+/// What the variables of a cloud store begin with.
+const CLOUD_VARIABLES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+
+/// The URLs with a host at which the store of `config` is, as far as it says: of the URL itself, and endpoints among its options and
+/// in the environment. None for the fleet's NATS and a directory.
+pub fn endpoints(config: &config::Blobs) -> Vec<String> {
+    if config.is_nats() || config.url.starts_with("file:") {
+        return Vec::new();
+    }
+    let environment = std::env::vars_os().filter_map(|(key, value)| {
+        let (key, value) = (key.into_string().ok()?, value.into_string().ok()?);
+        let is_of_cloud = CLOUD_VARIABLES.iter().any(|it| key.starts_with(it));
+        is_of_cloud.then(|| (key.to_ascii_lowercase(), value))
+    });
+    let options = config.options.clone().into_iter().chain(environment);
+    let told = options.filter(|(key, value)| {
+        (key.contains("endpoint") || key.contains("base_url")) && value.contains("://")
+    });
+    let own = Url::parse(&config.url).ok();
+    // `s3://bucket` names no host.
+    let own = own.filter(|url| url.host_str().is_some_and(|host| host.contains(['.', ':'])));
+    let own = own.map(|_| config.url.clone());
+    own.into_iter()
+        .chain(told.map(|(_, value)| value))
+        .collect()
+}
+
 fn unusable(problem: impl Into<String>) -> BlobError {
     BlobError::Config {
         key: "blobs.url",

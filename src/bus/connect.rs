@@ -1,4 +1,4 @@
-//! The connection of a program to NATS: as one of three users, by name, reconnecting without end, to a server that is new
+//! The connection of a program to NATS: as one of four users, by name, reconnecting without end, to a server that is new
 //! enough.
 
 use std::{
@@ -196,10 +196,12 @@ fn options(
         )),
         (None, Some(file)) => {
             let credentials = Credentials::load(file)?;
-            Some((
-                role.user().to_owned(),
-                credentials.password(role).to_owned(),
-            ))
+            let absent = || CredentialsError::Absent {
+                path: file.display().to_string(),
+                role,
+            };
+            let password = credentials.password(role).ok_or_else(absent)?;
+            Some((role.user().to_owned(), password.to_owned()))
         }
         (None, None) => None,
     };

@@ -1,4 +1,4 @@
-//! Who a program is to the server: one of three users, with the generated passwords of `credentials.toml`.
+//! Who a program is to the server: one of four users, with the generated passwords of `credentials.toml`.
 
 use std::{fmt, io, path::Path};
 
@@ -11,19 +11,22 @@ pub enum Role {
     Service,
     /// Takes submissions, publishes results.
     Worker,
+    /// Takes installations, writes images and the catalogue of runtimes.
+    Installer,
     /// Everything.
     Operator,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Service, Self::Worker, Self::Operator];
+    pub const ALL: [Self; 4] = [Self::Service, Self::Worker, Self::Installer, Self::Operator];
 
     /// The user's name.
     pub const fn user(self) -> &'static str {
         match self {
             Self::Service => "service",
             Self::Worker => "worker",
+            Self::Installer => "installer",
             Self::Operator => "operator",
         }
     }
@@ -34,6 +37,7 @@ impl Role {
         match self {
             Self::Service => "_INBOX",
             Self::Worker => "_INBOX_worker",
+            Self::Installer => "_INBOX_installer",
             Self::Operator => "_INBOX_operator",
         }
     }
@@ -45,12 +49,15 @@ impl fmt::Display for Role {
     }
 }
 
-/// The passwords of the three users. Not shown by `Debug`.
+/// The passwords of the users. Not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
     service: String,
     worker: String,
+    /// Absent in a file that was written before installers had a user of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    installer: Option<String>,
     operator: String,
 }
 
@@ -73,6 +80,16 @@ pub enum CredentialsError {
         /// Why.
         source: io::Error,
     },
+    /// It is older than this user.
+    #[error(
+        "the credentials file {path} has no user {role}: `envicutor nats init DIR` adds it, and says what the server needs"
+    )]
+    Absent {
+        /// Which file.
+        path: String,
+        /// Who.
+        role: Role,
+    },
     /// It holds something else.
     #[error("the credentials file {path} is not one that `envicutor nats init` writes: {message}")]
     Parse {
@@ -84,40 +101,57 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// Three fresh passwords.
+    /// Fresh passwords.
     pub fn generate() -> Self {
         Self {
             service: generate_password(),
             worker: generate_password(),
+            installer: Some(generate_password()),
             operator: generate_password(),
         }
     }
 
-    /// The password of a role.
-    pub fn password(&self, role: Role) -> &str {
+    /// Adds what an older program did not know of. Whether there was anything.
+    pub fn complete(&mut self) -> bool {
+        let is_old = self.installer.is_none();
+        self.installer.get_or_insert_with(generate_password);
+        is_old
+    }
+
+    /// The password of a role, where the role has one.
+    pub fn password(&self, role: Role) -> Option<&str> {
         match role {
-            Role::Service => &self.service,
-            Role::Worker => &self.worker,
-            Role::Operator => &self.operator,
+            Role::Service => Some(&self.service),
+            Role::Worker => Some(&self.worker),
+            Role::Installer => self.installer.as_deref(),
+            Role::Operator => Some(&self.operator),
         }
     }
 
     /// What the programs load: TOML with a line for each user.
     pub fn to_toml(&self) -> String {
         let head = "# The users of this fleet's NATS server. Keep it secret; the server reads credentials.conf.\n";
-        let line = |role: Role| format!("{role} = \"{}\"\n", self.password(role));
-        head.to_owned() + &Role::ALL.map(line).concat()
+        let line = |role: Role| {
+            let password = self.password(role);
+            password.map(|password| format!("{role} = \"{password}\"\n"))
+        };
+        let lines: String = Role::ALL.into_iter().filter_map(line).collect();
+        head.to_owned() + &lines
     }
 
-    /// What the server includes: a variable for each password.
-    pub fn to_server_conf(&self) -> String {
+    /// What the server with the configuration `server_conf` includes: a variable for each password. The installer's only where it uses
+    /// that: one that was written before there was such a user does not, and would keep the server from starting.
+    pub fn to_server_conf(&self, server_conf: &str) -> String {
         let head =
             "# The passwords of this fleet's users, included by server.conf. Keep it secret.\n";
         let line = |role: Role| {
-            let user = role.user().to_ascii_uppercase();
-            format!("{user}_PASSWORD: \"{}\"\n", self.password(role))
+            let variable = variable(role);
+            let is_used = role != Role::Installer || server_conf.contains(&format!("${variable}"));
+            let password = self.password(role).filter(|_| is_used);
+            password.map(|password| format!("{variable}: \"{password}\"\n"))
         };
-        head.to_owned() + &Role::ALL.map(line).concat()
+        let lines: String = Role::ALL.into_iter().filter_map(line).collect();
+        head.to_owned() + &lines
     }
 
     /// The credentials in the file at `path`.
@@ -132,6 +166,11 @@ impl Credentials {
             message: error.message().to_owned(),
         })
     }
+}
+
+/// What the server's configuration calls the password of a role.
+pub fn variable(role: Role) -> String {
+    format!("{}_PASSWORD", role.user().to_ascii_uppercase())
 }
 
 /// A fresh password of 43 letters and digits: 256 bits.
@@ -156,7 +195,29 @@ mod tests {
         std::fs::write(&path, credentials.to_toml()).expect("written");
         assert_eq!(Credentials::load(&path).expect("valid"), credentials);
         assert_ne!(credentials, Credentials::generate());
-        assert!(credentials.password(Role::Worker).len() >= 32);
-        assert!(!format!("{credentials:?}").contains(credentials.password(Role::Worker)));
+        for role in Role::ALL {
+            let password = credentials.password(role).expect("generated");
+            assert!(password.len() >= 32);
+            assert!(!format!("{credentials:?}").contains(password));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_older_than_installers_is_read_and_completed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("credentials.toml");
+        std::fs::write(&path, "service = 's'\nworker = 'w'\noperator = 'o'\n").expect("written");
+        let mut credentials = Credentials::load(&path).expect("valid");
+        assert_eq!(credentials.password(Role::Installer), None);
+        let old = "a: $SERVICE_PASSWORD b: $WORKER_PASSWORD c: $OPERATOR_PASSWORD";
+        assert!(credentials.complete());
+        assert!(!credentials.complete(), "it is complete");
+        assert_eq!(credentials.password(Role::Worker), Some("w"));
+        // A variable that the server's configuration does not use keeps the server from starting.
+        assert!(!credentials.to_server_conf(old).contains("INSTALLER"));
+        let new = format!("{old} d: $INSTALLER_PASSWORD");
+        let included = credentials.to_server_conf(&new);
+        assert!(included.contains("INSTALLER_PASSWORD: \""), "{included}");
+        assert!(credentials.to_toml().contains("installer = \""));
     }
 }

@@ -16,7 +16,10 @@ use super::{
     connect::Bus,
     kv::Bucket,
 };
-use crate::submission::{installation::Installation, names::RuntimeName};
+use crate::submission::{
+    installation::Installation,
+    names::{RuntimeName, RuntimeRef},
+};
 
 /// The durable consumer of the installers.
 const CONSUMER: &str = "installer";
@@ -209,8 +212,27 @@ impl Records {
         name: &RuntimeName,
         sequence: u64,
     ) -> Result<Option<Installation>, InstallationError> {
+        self.find(name, |it| it.sequence == sequence).await
+    }
+
+    /// The last one of a runtime, as far as the bucket remembers; where it names a version, of that version.
+    pub async fn last_of(
+        &self,
+        runtime: &RuntimeRef,
+    ) -> Result<Option<Installation>, InstallationError> {
+        let is_meant =
+            |it: &Installation| runtime.version.is_none() || it.version == runtime.version;
+        self.find(&runtime.name, is_meant).await
+    }
+
+    /// The newest one of `name` that `is_meant`.
+    async fn find(
+        &self,
+        name: &RuntimeName,
+        is_meant: impl Fn(&Installation) -> bool,
+    ) -> Result<Option<Installation>, InstallationError> {
         let last = self.last(name).await?;
-        if last.as_ref().is_none_or(|it| it.sequence == sequence) {
+        if last.as_ref().is_none_or(&is_meant) {
             return Ok(last);
         }
         let history = self.bucket.history(name.as_str()).await?;
@@ -218,6 +240,6 @@ impl Records {
             .into_iter()
             .rev()
             .filter_map(|(_, body)| serde_json::from_slice::<Installation>(&body?).ok());
-        Ok(records.into_iter().find(|it| it.sequence == sequence))
+        Ok(records.into_iter().find(is_meant))
     }
 }

@@ -126,6 +126,13 @@ fn init(options: &Options, dir: &Path, nodes: &[NodeAddress]) -> Result<Exit, Cl
     for path in &done.kept {
         tell(format!("{} is kept as it is", path.display()));
     }
+    for role in &done.lacks {
+        tell(format!(
+            "{} knows no user {role}: it was written before there was one. Remove it and run this again, or add the user by hand; \
+             then restart the server",
+            dir.join("server.conf").display()
+        ));
+    }
     if !nodes.is_empty() {
         next_steps(&dir, nodes);
     }

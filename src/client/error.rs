@@ -8,9 +8,9 @@ use super::{pack::PackError, place::PlaceError};
 use crate::{
     blobs::BlobError,
     bus::{
-        ConnectError, api::ApiError, events::EventError, orders::OrderError, outage::Outage,
-        publish::PublishError, registry::RegistryError, results::ResultError,
-        withdraw::WithdrawError,
+        ConnectError, api::ApiError, events::EventError, installations::InstallationError,
+        orders::OrderError, outage::Outage, publish::PublishError, registry::RegistryError,
+        results::ResultError, withdraw::WithdrawError,
     },
     submission::{
         check::Rejected,
@@ -93,6 +93,9 @@ pub enum ClientError {
     /// A submission was not cancelled, or that is not known: ask again.
     #[error(transparent)]
     Withdraw(#[from] WithdrawError),
+    /// What became of an installation could not be read.
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
     /// The server could not be asked.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -130,6 +133,7 @@ impl ClientError {
                 | Self::Registry(RegistryError::Api(ApiError::NotConnected))
                 | Self::Order(OrderError::Api(ApiError::NotConnected))
                 | Self::Withdraw(WithdrawError::Api(ApiError::NotConnected))
+                | Self::Installation(InstallationError::Api(ApiError::NotConnected))
         )
     }
 }

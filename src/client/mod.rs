@@ -71,6 +71,7 @@ use crate::{
     bus::{
         Bus, Role,
         api::{header, header_of},
+        installations::Records,
         orders::{self, Obeyed, Order},
         registry::{Heartbeat, Registry},
         results::Results,
@@ -79,7 +80,8 @@ use crate::{
     submission::{
         catalogue::{Catalogue, Ceilings},
         encoding::Encoding,
-        names::{SubmissionId, Tenant},
+        installation::Installation,
+        names::{RuntimeRef, SubmissionId, Tenant},
         result::SubmissionResult,
     },
 };
@@ -163,6 +165,15 @@ impl Client {
     /// The runtimes that the fleet offers; a worker answers.
     pub async fn runtimes(&self) -> Result<Catalogue, ClientError> {
         self.info(&self.bus.names.info_runtimes()).await
+    }
+
+    /// What became of a runtime's last installation, with the end of its log: of any version where `runtime` names none. `None`
+    /// where it was never installed, or too long ago.
+    pub async fn installation(
+        &self,
+        runtime: &RuntimeRef,
+    ) -> Result<Option<Installation>, ClientError> {
+        Ok(Records::new(&self.bus).last_of(runtime).await?)
     }
 
     /// What no submission may exceed; a worker answers.

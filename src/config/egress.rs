@@ -14,6 +14,9 @@ pub struct Egress {
     /// Networks that are not global and may be reached all the same: `["10.1.2.0/24"]`. None of loopback, link-local, multicast
     /// and the fleet's own addresses.
     pub allow_networks: Vec<IpNet>,
+    /// Networks that are never reached, global or allowed though they are: the fleet's own, where its machines have addresses that
+    /// anybody on the internet can reach.
+    pub deny_networks: Vec<IpNet>,
     /// Names for lists of hosts, for the `egress` of runtimes.
     pub presets: BTreeMap<String, Hosts>,
     /// Bytes that an installation may receive and send, together.
@@ -54,6 +57,7 @@ impl Default for Egress {
     fn default() -> Self {
         Self {
             allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
             presets: BTreeMap::new(),
             max_bytes: ByteSize(8 << 30),
             max_requests: 20_000,

@@ -16,6 +16,8 @@ pub struct Installer {
     pub processes: u64,
     /// Its weight where processors are scarce; a container's is 1024.
     pub cpu_shares: i64,
+    /// How much of one processor's time the image's way into the object store takes at most, in percent.
+    pub export_percent: u64,
     /// How often it is looked at how much it has written.
     pub disk_look_us: Micros,
     /// How long an installer may be silent before its installation is given to another one.
@@ -37,6 +39,7 @@ impl Default for Installer {
             disk_bytes: ByteSize(8 << 30),
             processes: 1_024,
             cpu_shares: 64,
+            export_percent: 20,
             disk_look_us: Micros(2_000_000),
             ack_wait_us: Micros(30_000_000),
             poll_us: Micros(500_000),

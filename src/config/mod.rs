@@ -105,7 +105,8 @@ impl Config {
                 .list_separator(",")
                 .with_list_parse_key("nats.tenants")
                 .with_list_parse_key("runtimes.preload")
-                .with_list_parse_key("egress.allow_networks"),
+                .with_list_parse_key("egress.allow_networks")
+                .with_list_parse_key("egress.deny_networks"),
         );
         for (key, value) in flags {
             builder = builder.set_override(key, value.as_str())?;

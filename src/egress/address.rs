@@ -19,15 +19,24 @@ enum Kind {
     Never(Reason),
 }
 
-/// Says why `address` may not be connected to: it is of the fleet's `own`, or not global and in none of the `allowed` networks.
-pub(super) fn refusal(address: IpAddr, own: &[IpAddr], allowed: &[IpNet]) -> Option<Reason> {
+/// What the configuration says of networks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Networks {
+    /// Not global, and reached all the same.
+    pub(super) allowed: Vec<IpNet>,
+    /// Never reached, global or allowed though they are.
+    pub(super) denied: Vec<IpNet>,
+}
+
+/// Says why `address` may not be connected to: it is of the fleet's `own` or in a denied network, or not global and in none of the
+/// allowed ones.
+pub(super) fn refusal(address: IpAddr, own: &[IpAddr], networks: &Networks) -> Option<Reason> {
+    let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
     match kind(address) {
         Kind::Never(reason) => Some(reason),
         _ if own.contains(&address) => Some("an address of this fleet's own"),
-        Kind::Local(reason) => {
-            let is_allowed = allowed.iter().any(|network| network.contains(&address));
-            (!is_allowed).then_some(reason)
-        }
+        _ if is_in(&networks.denied) => Some("in one of egress.deny_networks"),
+        Kind::Local(reason) => (!is_in(&networks.allowed)).then_some(reason),
         Kind::Global => None,
     }
 }
@@ -91,12 +100,21 @@ fn of_v6(address: Ipv6Addr) -> Kind {
 mod tests {
     use super::*;
 
+    fn networks(allowed: &[&str], denied: &[&str]) -> Networks {
+        let parsed = |all: &[&str]| {
+            all.iter()
+                .map(|it| it.parse().expect("a network"))
+                .collect()
+        };
+        Networks {
+            allowed: parsed(allowed),
+            denied: parsed(denied),
+        }
+    }
+
     fn refused(address: &str, allowed: &[&str]) -> Option<Reason> {
-        let allowed: Vec<IpNet> = allowed
-            .iter()
-            .map(|it| it.parse().expect("a network"))
-            .collect();
-        refusal(address.parse().expect("an address"), &[], &allowed)
+        let networks = networks(allowed, &[]);
+        refusal(address.parse().expect("an address"), &[], &networks)
     }
 
     #[test]
@@ -210,9 +228,28 @@ mod tests {
             "8.8.8.8".parse().expect("an address"),
             "10.1.2.3".parse().expect("an address"),
         ];
-        let allowed = ["10.1.0.0/16".parse().expect("a network")];
+        let named = networks(&["10.1.0.0/16"], &[]);
         for address in own {
-            assert!(refusal(address, &own, &allowed).is_some(), "{address}");
+            assert!(refusal(address, &own, &named).is_some(), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_denied_network_is_refused_though_global_or_allowed_and_no_other_is() {
+        let named = networks(
+            &["10.1.0.0/16"],
+            &["8.8.4.0/24", "10.1.2.0/24", "2606:4700::/32"],
+        );
+        let refused = |address: &str| refusal(address.parse().expect("an address"), &[], &named);
+        for address in ["8.8.4.4", "10.1.2.3", "2606:4700::1111"] {
+            assert_eq!(
+                refused(address),
+                Some("in one of egress.deny_networks"),
+                "{address}"
+            );
+        }
+        for address in ["8.8.8.8", "10.1.3.3", "2a00::1"] {
+            assert_eq!(refused(address), None, "{address}");
         }
     }
 }

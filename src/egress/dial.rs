@@ -8,10 +8,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use ipnet::IpNet;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{address, request::Refused};
+use super::{
+    address::{self, Networks},
+    request::Refused,
+};
 
 /// Addresses of one name that are tried.
 const TRIES: usize = 4;
@@ -56,8 +58,8 @@ impl Net for System {
 pub(super) struct Rules {
     /// In lower case.
     pub(super) hosts: Vec<String>,
-    pub(super) allowed: Vec<IpNet>,
-    /// The hosts of the fleet: its servers' names or addresses.
+    pub(super) networks: Networks,
+    /// The hosts of the fleet: its servers' and its object store's names or addresses.
     pub(super) fleet: Vec<String>,
     pub(super) timeout: Duration,
 }
@@ -79,7 +81,7 @@ impl Rules {
         let mut refused = None;
         let mut failed = None;
         for ip in addresses.into_iter().take(TRIES) {
-            if let Some(reason) = address::refusal(ip, &own, &self.allowed) {
+            if let Some(reason) = address::refusal(ip, &own, &self.networks) {
                 refused = Some((ip, reason));
                 continue;
             }

@@ -36,11 +36,15 @@ use tokio::{
 };
 
 use self::{
+    address::Networks,
     dial::{Net, Rules, System},
     meter::Meter,
     source::Source,
 };
-use crate::config::{self, Config};
+use crate::{
+    blobs,
+    config::{self, Config},
+};
 
 /// What tells of each request: a line.
 pub type Told = Arc<dyn Fn(String) + Send + Sync>;
@@ -131,10 +135,13 @@ pub fn apt_hosts(file: &str) -> BTreeSet<String> {
     hosts.collect()
 }
 
-/// The hosts of the fleet itself, which no installation reaches whatever their addresses are.
+/// The hosts of the fleet itself, which no installation reaches whatever their addresses are: NATS, the Docker Engine, the object
+/// store.
 fn fleet_hosts(config: &Config) -> Vec<String> {
     let docker = config.container.docker_host.as_deref();
+    let store = blobs::endpoints(&config.blobs);
     let urls = config.nats.url.split(',').chain(docker);
+    let urls = urls.chain(store.iter().map(String::as_str));
     let hosts = urls.filter_map(|url| {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or(("nats", url.trim()));
         if scheme == "unix" {
@@ -198,7 +205,10 @@ impl Shared {
         Self {
             rules: Rules {
                 hosts,
-                allowed: egress.allow_networks.clone(),
+                networks: Networks {
+                    allowed: egress.allow_networks.clone(),
+                    denied: egress.deny_networks.clone(),
+                },
                 fleet: fleet_hosts(config),
                 timeout: egress.connect_timeout_us.duration(),
             },

@@ -270,6 +270,48 @@ async fn the_servers_of_the_fleet_are_refused() {
 }
 
 #[tokio::test]
+async fn the_host_of_the_fleets_object_store_is_refused() {
+    for (url, endpoint) in [
+        ("s3://bucket/prefix", format!("http://{GLOBAL}:9000")),
+        ("s3://bucket", format!("https://user@{GLOBAL}/path")),
+        // By its name, which is resolved.
+        ("s3://bucket", "https://a.example.org".to_owned()),
+    ] {
+        let bed = Bed::new(&[&[GLOBAL]], OK, |config| {
+            config.blobs.url = url.into();
+            config.blobs.options = [("aws_endpoint".to_owned(), endpoint.clone())].into();
+        })
+        .await;
+        let answer = bed.ask(GET).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 403 ") && answer.contains("this fleet's own"),
+            "{endpoint}: {answer}"
+        );
+        assert_eq!(bed.connected(), [], "{endpoint}");
+    }
+    let bed = Bed::new(&[&[GLOBAL]], OK, |config| {
+        config.blobs.url = "s3://bucket/prefix".into();
+        config.blobs.options = [("aws_region".to_owned(), "eu-1".to_owned())].into();
+    })
+    .await;
+    assert!(bed.ask(GET).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_network_that_the_configuration_denies_is_not_reached_though_global() {
+    let bed = Bed::new(&[&[GLOBAL]], OK, |config| {
+        config.egress.deny_networks = vec!["8.8.4.0/24".parse().expect("a network")];
+    })
+    .await;
+    let answer = bed.ask(GET).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 403 ") && answer.contains("egress.deny_networks"),
+        "{answer}"
+    );
+    assert_eq!(bed.connected(), []);
+}
+
+#[tokio::test]
 async fn a_name_that_means_another_address_a_moment_later_gains_nothing() {
     // Looked at: global. Were it resolved again for the connection, it would be loopback.
     let bed = Bed::new(&[&[GLOBAL], &["127.0.0.1"]], OK, |config| {

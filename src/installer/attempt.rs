@@ -18,7 +18,7 @@ use crate::{
     runtimes::{
         definition::Definition,
         error::RuntimeError,
-        images::{self, ImageError},
+        images::{self, ImageError, Pace},
         progress::Progress,
     },
     submission::{
@@ -120,8 +120,9 @@ impl<'a> Attempt<'a> {
         self.say(format!("{}: storing its image", definition.reference()));
         let scratch = self.installer.config.data_dir.0.join("runtimes/export");
         let known = runtimes.base_layers().await?;
-        let stored = images::export(docker, &self.installer.images, &image, &known, &scratch);
-        let stored = stored.await?;
+        let pace = Pace::new(self.installer.config.installer.export_percent);
+        let images = &self.installer.images;
+        let stored = images::export(docker, images, &image, &known, &scratch, pace).await?;
         let installed = Installed {
             definition: text.to_owned(),
             image: image.clone(),

@@ -85,7 +85,7 @@ impl Installer {
     pub async fn connect(config: &Config) -> Result<Self, InstallerError> {
         let random: u32 = rand::random();
         let id = format!("installer-{}-{random:08x}", crate::worker::host_name());
-        let bus = Bus::connect(&config.nats, Role::Operator, &id).await?;
+        let bus = Bus::connect(&config.nats, Role::Installer, &id).await?;
         let docker = docker::connect(
             config.container.docker_host.as_deref(),
             config.container.call_timeout_us,

@@ -12,7 +12,11 @@ use serde::Deserialize;
 
 use super::ServerError;
 use crate::{
-    bus::{Role, credentials::Credentials, subjects::Names},
+    bus::{
+        Role,
+        credentials::{self, Credentials},
+        subjects::Names,
+    },
     config,
     submission::names::Tenant,
 };
@@ -71,6 +75,8 @@ pub struct Initialized {
     pub written: Vec<PathBuf>,
     /// What was there already, and was left as it is.
     pub kept: Vec<PathBuf>,
+    /// The users that the server's configuration, which was there already, does not know.
+    pub lacks: Vec<Role>,
 }
 
 impl Initialized {
@@ -97,15 +103,17 @@ pub fn init(dir: &Path, nats: &config::Nats) -> Result<Initialized, ServerError>
     let mut done = Initialized {
         written: Vec::new(),
         kept: Vec::new(),
+        lacks: Vec::new(),
     };
     done.write_missing(dir.join("server.conf"), &server_conf(nats))?;
-    let is_new = !credentials_file(dir).exists();
+    let before = Credentials::load(&credentials_file(dir)).ok();
     let paths = [credentials_file(dir), dir.join("credentials.conf")];
-    write_credentials(dir)?;
-    if is_new {
-        &mut done.written
-    } else {
+    let credentials = write_credentials(dir)?;
+    done.lacks = lacking(dir);
+    if before.as_ref() == Some(&credentials) {
         &mut done.kept
+    } else {
+        &mut done.written
     }
     .extend(paths);
     Ok(done)
@@ -120,18 +128,33 @@ pub(super) fn write_for_own_server(
     write_credentials(dir)
 }
 
-/// The credentials of `dir`, generated where there are none. The server's copy is always derived from the programs'.
+/// The credentials of `dir`, generated where there are none or some are missing. The server's copy is always derived from the programs'.
 fn write_credentials(dir: &Path) -> Result<Credentials, ServerError> {
     let path = credentials_file(dir);
-    let credentials = if path.exists() {
-        Credentials::load(&path)?
+    let (mut credentials, is_new) = if path.exists() {
+        (Credentials::load(&path)?, false)
     } else {
-        let credentials = Credentials::generate();
-        write(&path, &credentials.to_toml())?;
-        credentials
+        (Credentials::generate(), true)
     };
-    write(&dir.join("credentials.conf"), &credentials.to_server_conf())?;
+    if credentials.complete() || is_new {
+        write(&path, &credentials.to_toml())?;
+    }
+    let included = credentials.to_server_conf(&conf_of(dir));
+    write(&dir.join("credentials.conf"), &included)?;
     Ok(credentials)
+}
+
+/// The configuration of the server of `dir`; one that cannot be read uses nothing.
+fn conf_of(dir: &Path) -> String {
+    fs::read_to_string(dir.join("server.conf")).unwrap_or_default()
+}
+
+/// The roles whose users the configuration of `dir` does not know: it was written before they were.
+fn lacking(dir: &Path) -> Vec<Role> {
+    let conf = conf_of(dir);
+    let mut roles = Role::ALL.to_vec();
+    roles.retain(|role| !conf.contains(&format!("${}", credentials::variable(*role))));
+    roles
 }
 
 /// What `nats.credentials_file` names.
@@ -297,6 +320,32 @@ mod tests {
         }
         nats.tenants.remove(0);
         assert!(!server_conf(&nats).contains("blobs-default"));
+    }
+
+    #[test]
+    fn a_directory_that_is_older_than_installers_is_completed_and_its_server_still_starts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path();
+        let old = SERVER_CONF.replace("$INSTALLER_PASSWORD", "\"none\"");
+        fs::write(dir.join("server.conf"), old).expect("written");
+        let three = "service = 's'\nworker = 'w'\noperator = 'o'\n";
+        fs::write(credentials_file(dir), three).expect("written");
+        let included = || fs::read_to_string(dir.join("credentials.conf")).expect("read");
+        let done = init(dir, &config::Nats::default()).expect("done");
+        assert_eq!(done.lacks, [Role::Installer]);
+        assert!(
+            !included().contains("INSTALLER"),
+            "the server would not start"
+        );
+        let credentials = Credentials::load(&credentials_file(dir)).expect("valid");
+        assert_eq!(credentials.password(Role::Service), Some("s"));
+        assert!(credentials.password(Role::Installer).is_some());
+        fs::remove_file(dir.join("server.conf")).expect("removed");
+        let done = init(dir, &config::Nats::default()).expect("done");
+        assert_eq!(done.lacks, []);
+        assert!(included().contains("INSTALLER_PASSWORD"));
+        let again = Credentials::load(&credentials_file(dir)).expect("valid");
+        assert_eq!(again, credentials);
     }
 
     #[test]

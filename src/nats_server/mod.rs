@@ -145,7 +145,8 @@ impl NatsServer {
 
     /// Where a program with this role connects: user and password included.
     pub fn url(&self, role: Role) -> String {
-        let password = self.credentials.password(role);
+        // Those of our own server are complete.
+        let password = self.credentials.password(role).unwrap_or_default();
         format!("nats://{role}:{password}@{}", self.address)
     }
 

@@ -9,6 +9,7 @@
 //! | `carried` | the definitions that come with the program |
 //! | `registry` | all of them, with one default version of each name |
 //! | `base` | pulled, or bootstrapped from Debian's packages |
+//! | `here` | which of them have their image in the Engine |
 //! | [`images`] | into the object store, and out of it |
 //! | `install` | the container in which a runtime is installed, and the image that is committed of it |
 //! | `lock` | one preparation of an image at a time, over all processes of a machine |
@@ -22,6 +23,7 @@ mod base;
 mod carried;
 pub mod definition;
 pub mod error;
+mod here;
 pub mod images;
 mod install;
 mod lock;
@@ -42,7 +44,7 @@ use self::{
     base::Base,
     definition::Definition,
     error::{RuntimeError, engine, is_missing},
-    images::{ImageError, Loaded},
+    images::{ImageError, Loaded, Pace},
     install::Making,
     lock::Lock,
     progress::{Listener, Log},
@@ -327,7 +329,8 @@ impl Inner {
         log.step("base image: storing it for the fleet");
         let scratch = self.work_dir.join("export");
         let digest = as_digest(id.clone())?;
-        let stored = images::export(docker, store, &digest, &[], &scratch).await?;
+        let pace = Pace::new(self.config.installer.export_percent);
+        let stored = images::export(docker, store, &digest, &[], &scratch, pace).await?;
         let entry = serde_json::to_vec(&stored).map_err(std::io::Error::other);
         let entry = entry.map_err(ImageError::from)?;
         let put = store.put_named(&self.base_key(), entry.into()).await;

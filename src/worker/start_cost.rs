@@ -1,11 +1,13 @@
 //! What starting a runtime costs here: a program that does nothing, run a few times in this worker's own isolation, while the
 //! worker has nothing else to do. The catalogue that it answers with has the numbers.
 //!
+//! It asks the Engine once for all that is there, only while a runtime is not measured, and only while the worker is idle.
+//!
 //! It is measured in a sandbox that is destroyed after it, in a slot of the machine's own like a submission, and kept beside the
 //! images' work directory, so that one worker of a machine measures an image once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -62,57 +64,81 @@ impl StartCosts {
 /// Measures every runtime whose image is there, one after the other, until `over`.
 pub(crate) async fn measure(fleet: &Fleet, admission: &Admission, over: &CancellationToken) {
     let mut wait = fleet.config.runtimes.measure_after_us.duration();
+    let mut told = HashSet::new();
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = over.cancelled() => return,
         }
         wait = AGAIN;
-        for runtime in &fleet.runtimes.catalogue().runtimes {
-            tokio::select! {
-                measured = look_at(fleet, admission, runtime) => {
-                    if let Err(problem) = measured {
-                        let runtime = runtime.reference();
-                        tracing::warn!(%runtime, problem, "what it costs to start it was not measured");
-                    }
-                }
-                () = over.cancelled() => return,
-            }
+        tokio::select! {
+            () = look(fleet, admission, &mut told) => {}
+            () = over.cancelled() => return,
         }
     }
 }
 
-/// Measures `runtime`, if that was not done yet, its image is there, and nothing else runs.
-async fn look_at(fleet: &Fleet, admission: &Admission, runtime: &Runtime) -> Result<(), String> {
-    let reference = runtime.reference();
-    let definition = fleet.runtimes.definition(&runtime.name, &runtime.version);
-    let empty = definition
-        .as_ref()
-        .and_then(|definition| definition.empty.as_deref());
-    let (Some(empty), false, true) = (
-        empty,
-        fleet.start_costs.has(&reference),
-        fleet.running.is_empty(),
-    ) else {
+/// Measures what was not measured yet and is there, for as long as nothing else runs. A runtime that cannot be measured is told of
+/// once, and tried again quietly.
+async fn look(fleet: &Fleet, admission: &Admission, told: &mut HashSet<RuntimeRef>) {
+    if !fleet.running.is_empty() {
+        return;
+    }
+    let catalogue = fleet.runtimes.catalogue();
+    let references = catalogue.runtimes.iter().map(Runtime::reference);
+    let unknown = references.filter(|it| !fleet.start_costs.has(it));
+    let wanted: Vec<RuntimeRef> = unknown.filter(|it| empty(fleet, it).is_some()).collect();
+    let here = match fleet.runtimes.here(&fleet.docker, &wanted).await {
+        Ok(here) => here,
+        Err(error) => {
+            tracing::debug!(%error, "it is not known which runtimes are here to be measured");
+            return;
+        }
+    };
+    for (runtime, image) in here {
+        if !fleet.running.is_empty() {
+            return;
+        }
+        let Err(problem) = look_at(fleet, admission, &runtime, &image).await else {
+            continue;
+        };
+        if told.insert(runtime.clone()) {
+            tracing::warn!(%runtime, problem, "what it costs to start it was not measured");
+        } else {
+            tracing::debug!(%runtime, problem, "what it costs to start it was not measured again");
+        }
+    }
+}
+
+/// The program that does nothing, where the runtime has one.
+fn empty(fleet: &Fleet, runtime: &RuntimeRef) -> Option<String> {
+    let version = runtime.version.as_ref()?;
+    let definition = fleet.runtimes.definition(&runtime.name, version)?;
+    definition.empty.clone()
+}
+
+/// Measures `runtime`, unless another worker of this machine has.
+async fn look_at(
+    fleet: &Fleet,
+    admission: &Admission,
+    runtime: &RuntimeRef,
+    image: &Digest,
+) -> Result<(), String> {
+    // The catalogue may have changed meanwhile.
+    let Some(empty) = empty(fleet, runtime) else {
         return Ok(());
     };
-    let found = fleet
-        .runtimes
-        .found(&fleet.docker, &runtime.name, &runtime.version);
-    let Some(image) = found.await.map_err(|error| error.to_string())? else {
-        return Ok(());
-    };
-    let file = kept_at(fleet, &image);
+    let file = kept_at(fleet, image);
     let kept = std::fs::read(&file).ok();
     let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let cost = if let Some(cost) = kept {
         cost
     } else {
-        let cost = run(fleet, admission, &reference, empty, &image).await?;
+        let cost = run(fleet, admission, runtime, &empty, image).await?;
         keep(&file, &cost).map_err(|error| error.to_string())?;
         cost
     };
-    fleet.start_costs.put(reference, cost);
+    fleet.start_costs.put(runtime.clone(), cost);
     Ok(())
 }
 

@@ -163,7 +163,7 @@ impl Cluster {
     pub fn url_at(&self, address: &str, role: Role) -> String {
         format!(
             "nats://{role}:{}@{address}",
-            self.credentials.password(role)
+            self.credentials.password(role).expect("generated")
         )
     }
 

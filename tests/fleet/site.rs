@@ -108,11 +108,13 @@ impl Site {
                 command
             }
         };
-        let config = self.nats.config(Role::Operator);
+        let config = self.nats.config(Role::Installer);
         command
             .env("ENVICUTOR__DATA_DIR", self.data_dir.path())
             .env("ENVICUTOR__NATS__URL", &config.nats.url)
             .env("ENVICUTOR__INSTALLER__ACK_WAIT_US", "3s")
+            // Hashing takes long enough in a program that is not optimised.
+            .env("ENVICUTOR__INSTALLER__EXPORT_PERCENT", "100")
             .env("ENVICUTOR__CONTAINER__UID_FIRST", uid_first().to_string())
             .env("ENVICUTOR__CONTAINER__UID_COUNT", "1000")
             .envs(env.iter().copied())

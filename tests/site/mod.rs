@@ -188,6 +188,7 @@ impl Site {
         tokio::process::Command::new(env!("CARGO_BIN_EXE_envicutor-installer"))
             .env("ENVICUTOR__DATA_DIR", self.data_dir.path())
             .env("ENVICUTOR__NATS__URL", &self.operator_config.url)
+            .env("ENVICUTOR__INSTALLER__EXPORT_PERCENT", "100")
             .env(
                 "ENVICUTOR__CONTAINER__RUNTIMES_VOLUME",
                 container_bed::VOLUME,

@@ -158,6 +158,12 @@ impl Bucket {
         format!("OBJ_{}", self.name)
     }
 
+    /// Whether no direct get may be used. The server sends what one gives, as it is stored, to whatever subject the asker names: an
+    /// installer that was taken over could so have it publish a result. The leader's answers are told from results.
+    fn is_read_from_leader(&self) -> bool {
+        self.bus.role == Role::Installer
+    }
+
     fn meta(&self, object: &str) -> String {
         format!("$O.{}.M.{}", self.name, URL_SAFE.encode(object))
     }
@@ -170,11 +176,13 @@ impl Bucket {
     /// their sequence is what a compare-and-set is made on.
     pub async fn entry(&self, object: &str) -> Result<Option<Entry>, ApiError> {
         let (stream, subject) = (self.stream(), self.meta(object));
-        let patience = self.bus.outage_timeout;
-        let near = sit_out(patience, || self.bus.get_last(&stream, &subject)).await?;
-        let near = near.as_ref().and_then(Entry::read);
-        if near.as_ref().is_some_and(|entry| !entry.info.deleted) {
-            return Ok(near);
+        if !self.is_read_from_leader() {
+            let patience = self.bus.outage_timeout;
+            let near = sit_out(patience, || self.bus.get_last(&stream, &subject)).await?;
+            let near = near.as_ref().and_then(Entry::read);
+            if near.as_ref().is_some_and(|entry| !entry.info.deleted) {
+                return Ok(near);
+            }
         }
         let which = json!({ "last_by_subj": subject });
         let stored = self.bus.get_from_leader(&stream, &which).await?;
@@ -234,6 +242,10 @@ impl Bucket {
 
     /// The next chunks under a nuid from the sequence `from`, as many as a batch holds; none at the end.
     pub async fn chunks(&self, nuid: &str, from: u64) -> Result<Vec<Chunk>, ApiError> {
+        if self.is_read_from_leader() {
+            let next = self.chunk_of_leader(nuid, from).await?;
+            return Ok(next.into_iter().collect());
+        }
         let (stream, subject) = (self.stream(), self.chunk(nuid));
         let next = batch(&self.bus, &stream, &subject, from, BATCH, BATCH_BYTES);
         Ok(next.await?.into_iter().map(Chunk::from).collect())
@@ -241,6 +253,9 @@ impl Bucket {
 
     /// The first chunk under a nuid from the sequence `from`.
     pub async fn chunk_at(&self, nuid: &str, from: u64) -> Result<Option<Chunk>, ApiError> {
+        if self.is_read_from_leader() {
+            return self.chunk_of_leader(nuid, from).await;
+        }
         let (stream, subject) = (self.stream(), self.chunk(nuid));
         let next = batch(&self.bus, &stream, &subject, from, 1, BATCH_BYTES);
         Ok(next.await?.pop().map(Chunk::from))
@@ -258,7 +273,13 @@ impl Bucket {
         &self,
         nuid: &str,
     ) -> Result<Option<(Chunk, OffsetDateTime)>, ApiError> {
-        let last = self.bus.get_last(&self.stream(), &self.chunk(nuid)).await?;
+        let (stream, subject) = (self.stream(), self.chunk(nuid));
+        let last = if self.is_read_from_leader() {
+            let which = json!({ "last_by_subj": subject });
+            self.bus.get_from_leader(&stream, &which).await?
+        } else {
+            self.bus.get_last(&stream, &subject).await?
+        };
         Ok(last.map(|stored| {
             let stored_at = stored.stored_at;
             (Chunk::from(stored), stored_at)

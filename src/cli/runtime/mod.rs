@@ -1,8 +1,9 @@
-//! `envicutor runtime`: what the fleet runs. [`install`] adds to it, `change` takes away and puts back, [`mod@test`] holds it against its
-//! self-tests.
+//! `envicutor runtime`: what the fleet runs. [`show`] looks at one of it, [`install`] adds to it, `change` takes away and puts back,
+//! [`mod@test`] holds it against its self-tests.
 
 mod change;
 pub mod install;
+pub mod show;
 pub mod test;
 pub mod tested;
 
@@ -13,14 +14,13 @@ use super::{
     exit::{CliError, Exit},
     options::Options,
     printer::say_json,
-    report::word,
     terminal::{escape_line, say},
     until,
 };
 use crate::{
     bus::Role,
     submission::{
-        catalogue::{Catalogue, Runtime as Entry, StageDefaults},
+        catalogue::{Catalogue, Runtime as Entry},
         names::RuntimeRef,
         units::Micros,
     },
@@ -35,14 +35,8 @@ pub enum Runtime {
         #[arg(long)]
         json: bool,
     },
-    /// Show one: its commands, environment and default limits.
-    Show {
-        /// `python`, or with a version `python@3.11`.
-        runtime: RuntimeRef,
-        /// Print its part of the message of the contract.
-        #[arg(long)]
-        json: bool,
-    },
+    #[allow(missing_docs, reason = "the command's help is that of its own type")]
+    Show(show::Show),
     #[allow(missing_docs, reason = "the command's help is that of its own type")]
     Install(Install),
     /// Take an installed version out of the catalogue. Submissions that run go on.
@@ -73,9 +67,7 @@ impl Runtime {
             Self::Install(install) => until(&shutdown, Box::pin(install.run(options))).await,
             Self::Rm { runtime } => until(&shutdown, Box::pin(remove(runtime))).await,
             Self::Rollback { runtime } => until(&shutdown, Box::pin(roll_back(runtime))).await,
-            Self::Show { runtime, json } => {
-                until(&shutdown, Box::pin(show(options, runtime, *json))).await
-            }
+            Self::Show(show) => until(&shutdown, Box::pin(show.run(options))).await,
             Self::Test(test) => Box::pin(test.clone().run(options, shutdown)).await,
         }
     }
@@ -94,18 +86,6 @@ async fn ls(options: &Options, json: bool) -> Result<Exit, CliError> {
         say_json(&catalogue)?;
     } else {
         list(&catalogue)?;
-    }
-    Ok(Exit::Ok)
-}
-
-async fn show(options: &Options, runtime: &RuntimeRef, json: bool) -> Result<Exit, CliError> {
-    let catalogue = catalogue(options).await?;
-    let unknown = || CliError::Usage(format!("the fleet has no runtime {runtime}"));
-    let entry = catalogue.find(runtime).ok_or_else(unknown)?;
-    if json {
-        say_json(entry)?;
-    } else {
-        say(shown(entry)?)?;
     }
     Ok(Exit::Ok)
 }
@@ -135,45 +115,4 @@ fn cost(runtime: &Entry) -> String {
             cost.memory_bytes
         )
     })
-}
-
-/// A runtime as TOML, which reads well and has the same field names.
-fn shown(runtime: &Entry) -> Result<String, CliError> {
-    let mut lines = vec![
-        format!(
-            "{}: {}",
-            runtime.reference(),
-            escape_line(&runtime.description)
-        ),
-        format!("default: {}", if runtime.default { "yes" } else { "no" }),
-        format!("source file: {}", escape_line(&runtime.source_file)),
-    ];
-    if let Some(cost) = &runtime.start_cost {
-        lines.push(format!(
-            "a program that does nothing: cpu {} us, wall {} us, memory {} bytes (isolation {})",
-            cost.cpu_us.0,
-            cost.wall_us.0,
-            cost.memory_bytes.0,
-            word(&cost.isolation)
-        ));
-    }
-    for (name, value) in &runtime.env {
-        lines.push(format!("env: {}", escape_line(&format!("{name}={value}"))));
-    }
-    let stages = runtime.compile.iter().map(|stage| ("compile", stage));
-    for (name, stage) in stages.chain([("run", &runtime.run)]) {
-        lines.push(format!("{name}: {}", escape_line(&stage.command.join(" "))));
-        lines.extend(limits(stage)?);
-    }
-    Ok(lines.join("\n"))
-}
-
-/// The limits by their fields, in the messages' units.
-fn limits(stage: &StageDefaults) -> Result<Vec<String>, CliError> {
-    let fields = serde_json::to_value(&stage.limits);
-    let fields = fields.map_err(|error| CliError::Show(error.to_string()))?;
-    let fields = fields.as_object().into_iter().flatten();
-    Ok(fields
-        .map(|(name, value)| format!("  {name} = {value}"))
-        .collect())
 }

@@ -10,17 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{
     exit::{CliError, Exit},
-    options::Options,
+    options::{Options, user_of},
     printer::say_json,
     run::{Fleet, find_or_start},
     terminal::{escape_line, say, tell},
 };
 use super::tested::{Cost, Failed, Gain, Tested, table};
 use crate::{
-    bus::Role,
-    client::Client,
+    bus::{Bus, Role, runtimes::Shelf},
+    client::{Client, ClientError},
     config::Config,
-    docker,
+    docker, nats_server,
     runtimes::{Runtimes, definition::Definition, self_test::SelfTest},
     submission::{
         catalogue::Runtime,
@@ -43,7 +43,7 @@ const COLLECT: Micros = Micros(20_000_000);
 /// Run the self-tests of runtimes, and print a table: what passed, what starting costs, how large the image is.
 ///
 /// Uses the `envicutor up` of the data directory where one runs, or the fleet that --nats names; else starts a worker of its own.
-/// What is not installed is installed first, one after the other; that goes to standard error. Exits 1 when a self-test fails.
+/// What that fleet has installed is tested too. What is not installed is installed first, one after the other; that goes to standard error. Exits 1 when a self-test fails.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Test {
     /// `python`, or with a version `python@3.11`.
@@ -74,9 +74,15 @@ impl Test {
         if let Some(timeout) = self.timeout {
             config.client.wait_timeout_us = timeout;
         }
-        let definitions = self.definitions(&config)?;
+        let is_named = options.names_a_server(&config);
+        let runtimes = Runtimes::load(&config, &config.data_dir.0.join("runtimes"))?;
+        tokio::select! {
+            followed = follow(&config, is_named, &runtimes) => followed?,
+            () = shutdown.cancelled() => return Err(CliError::Interrupted),
+        }
+        let definitions = self.definitions(&runtimes)?;
         let fleet = tokio::select! {
-            fleet = self.fleet(&config, options.names_a_server(&config)) => fleet?,
+            fleet = self.fleet(&config, is_named) => fleet?,
             () = shutdown.cancelled() => return Err(CliError::Interrupted),
         };
         match fleet {
@@ -84,13 +90,13 @@ impl Test {
                 "--drop would take images from a fleet that is in use: stop it, or name another --data-dir".into(),
             )),
             Fleet::Running(url) => tokio::select! {
-                exit = self.test(&config, &url, &definitions) => exit,
+                exit = self.test(&config, &url, &runtimes, &definitions) => exit,
                 () = shutdown.cancelled() => Err(CliError::Interrupted),
             },
             Fleet::Own(mut fleet) => {
                 let url = fleet.url(Role::Service);
                 let exit = tokio::select! {
-                    exit = self.test(&config, &url, &definitions) => exit,
+                    exit = self.test(&config, &url, &runtimes, &definitions) => exit,
                     error = fleet.ended() => Err(error.into()),
                     () = shutdown.cancelled() => Err(CliError::Interrupted),
                 };
@@ -102,8 +108,7 @@ impl Test {
     }
 
     /// What is tested, in the order of names and versions.
-    fn definitions(&self, config: &Config) -> Result<Vec<Definition>, CliError> {
-        let runtimes = Runtimes::load(config, &config.data_dir.0.join("runtimes"))?;
+    fn definitions(&self, runtimes: &Runtimes) -> Result<Vec<Definition>, CliError> {
         let catalogue = runtimes.catalogue();
         let mut wanted = BTreeSet::new();
         if self.all {
@@ -141,6 +146,7 @@ impl Test {
         &self,
         config: &Config,
         url: &str,
+        runtimes: &Runtimes,
         definitions: &[Definition],
     ) -> Result<Exit, CliError> {
         let mut config = config.clone();
@@ -151,12 +157,13 @@ impl Test {
             client: Client::connect_with(&config).await?,
             // A fleet elsewhere has its images elsewhere: then their sizes are not known here.
             docker: engine.await.ok(),
+            runtimes: runtimes.clone(),
         };
         let mut tested = Vec::new();
         for (index, definition) in definitions.iter().enumerate() {
             let reference = definition.reference();
             tell(format!("[{}/{}] {reference}", index + 1, definitions.len()));
-            let kept = bench.is_there(&config, definition).await;
+            let kept = bench.is_there(definition).await;
             let one = bench.test(definition).await?;
             tell(format!(
                 "[{}/{}] {reference}: {one}",
@@ -179,6 +186,30 @@ impl Test {
     }
 }
 
+/// Adds what the fleet has installed, where one is named or runs: its catalogue has the definitions. One that cannot be read is told of,
+/// and what is known here is tested.
+async fn follow(config: &Config, is_named: bool, runtimes: &Runtimes) -> Result<(), CliError> {
+    let mut nats = config.nats.clone();
+    if !is_named {
+        let Some(url) = nats_server::running_url(&config.data_dir.0, Role::Service) else {
+            return Ok(());
+        };
+        nats.url = url;
+    }
+    let role = user_of(&nats.url).unwrap_or(Role::Service);
+    let bus = Bus::connect(&nats, role, "envicutor-runtime").await;
+    let bus = bus.map_err(ClientError::from)?;
+    let entries = Shelf::new(&bus).list().await;
+    bus.close().await;
+    match entries {
+        Ok(entries) => runtimes.follow(entries.into_iter().map(|it| it.installed).collect()),
+        Err(error) => tell(format!(
+            "what the fleet has installed cannot be read, and is not tested: {error}"
+        )),
+    }
+    Ok(())
+}
+
 fn key(runtime: &Runtime) -> (RuntimeName, RuntimeVersion) {
     (runtime.name.clone(), runtime.version.clone())
 }
@@ -187,21 +218,18 @@ fn key(runtime: &Runtime) -> (RuntimeName, RuntimeVersion) {
 struct Bench {
     client: Client,
     docker: Option<Docker>,
+    runtimes: Runtimes,
 }
 
 impl Bench {
     /// Whether the image was there before, or is the base that others stand on.
-    async fn is_there(&self, config: &Config, definition: &Definition) -> bool {
+    async fn is_there(&self, definition: &Definition) -> bool {
         let runtime = &definition.runtime;
-        let runtimes = Runtimes::load(config, &config.data_dir.0.join("runtimes"));
-        let (Some(docker), Ok(runtimes), false) = (&self.docker, runtimes, definition.is_bare())
-        else {
+        let (Some(docker), false) = (&self.docker, definition.is_bare()) else {
             return true;
         };
-        let found = runtimes
-            .found(docker, &runtime.name, &runtime.version)
-            .await;
-        !matches!(found, Ok(None))
+        let found = self.runtimes.found(docker, &runtime.name, &runtime.version);
+        !matches!(found.await, Ok(None))
     }
 
     async fn test(&self, definition: &Definition) -> Result<Tested, CliError> {

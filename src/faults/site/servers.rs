@@ -94,7 +94,7 @@ impl Servers {
 
     /// What to connect to as `role`: these addresses, which lead to the servers.
     pub(super) fn url(&self, role: Role, addresses: &[SocketAddr]) -> String {
-        let password = self.credentials.password(role);
+        let password = self.credentials.password(role).unwrap_or_default();
         let one = |address: &SocketAddr| format!("nats://{role}:{password}@{address}");
         addresses.iter().map(one).collect::<Vec<_>>().join(",")
     }

@@ -1,5 +1,5 @@
-//! An image out of the Engine: its archive passes by once, each layer is compressed into a file beside, and then what the store
-//! does not have is uploaded. The Engine's archive has been of two forms so far; what a file in it is, its digest says.
+//! An image out of the Engine: its archive passes by once, each layer is compressed into a file beside, at a bounded pace and in a
+//! thread of a low priority, and then what the store does not have is uploaded. The Engine's archive has been of two forms so far; what a file in it is, its digest says.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::{CONFIG_BYTES, ImageError, LAYERS};
+use super::{CONFIG_BYTES, ImageError, LAYERS, Pace, pace};
 use crate::{
     blobs::Blobs,
     submission::{
@@ -79,20 +79,20 @@ pub(super) fn layers(configuration: &[u8]) -> Result<Vec<Digest>, String> {
     Ok(layers)
 }
 
-/// Stores the image `id` of the Engine; `scratch` is where its layers lie meanwhile. A layer that is among the `known` ones, and
-/// still there, is not sent again.
+/// Stores the image `id` of the Engine; `scratch` is where its layers lie meanwhile, and `pace` how fast it is read. A layer that is
+/// among the `known` ones, and still there, is not sent again.
 pub async fn export(
     docker: &Docker,
     blobs: &Blobs,
     id: &Digest,
     known: &[StoredLayer],
     scratch: &Path,
+    pace: Pace,
 ) -> Result<StoredImage, ImageError> {
     let archive = docker.export_image(id.as_str()).map_err(io::Error::other);
     let reader = SyncIoBridge::new(StreamReader::new(Box::pin(archive)));
     let scratch = scratch.to_owned();
-    let parts = tokio::task::spawn_blocking(move || take_apart(reader, &scratch)).await;
-    let parts = parts.map_err(io::Error::other)??;
+    let parts = pace::behind(move || take_apart(reader, &scratch, pace)).await??;
     let wrong = |problem: String| ImageError::Archive {
         image: id.to_string(),
         problem,
@@ -148,7 +148,7 @@ impl Parts {
 }
 
 /// Reads an archive of the Engine's to its end.
-fn take_apart(archive: impl Read, scratch: &Path) -> Result<Parts, ImageError> {
+fn take_apart(archive: impl Read, scratch: &Path, mut pace: Pace) -> Result<Parts, ImageError> {
     std::fs::create_dir_all(scratch)?;
     let mut parts = Parts::default();
     let mut archive = tar::Archive::new(archive);
@@ -163,19 +163,19 @@ fn take_apart(archive: impl Read, scratch: &Path) -> Result<Parts, ImageError> {
         {
             let mut text = Vec::new();
             entry.read_to_end(&mut text)?;
-            let (digest, packed) = pack(&mut text.as_slice(), scratch)?;
+            let (digest, packed) = pack(&mut text.as_slice(), scratch, &mut pace)?;
             parts.files.insert(digest, packed);
             parts.texts.insert(path, text);
             continue;
         }
-        let (digest, packed) = pack(&mut entry, scratch)?;
+        let (digest, packed) = pack(&mut entry, scratch, &mut pace)?;
         parts.files.insert(digest, packed);
     }
     Ok(parts)
 }
 
 /// Compresses what `from` gives into a file that has no name; and the digest of what it gave.
-fn pack(from: &mut impl Read, scratch: &Path) -> io::Result<(Digest, Packed)> {
+fn pack(from: &mut impl Read, scratch: &Path, pace: &mut Pace) -> io::Result<(Digest, Packed)> {
     let out = Hashing {
         file: tempfile::tempfile_in(scratch)?,
         hash: Sha256::new(),
@@ -191,8 +191,10 @@ fn pack(from: &mut impl Read, scratch: &Path) -> io::Result<(Digest, Packed)> {
         if count == 0 {
             break;
         }
-        hash.update(&chunk[..count]);
-        encoder.write_all(&chunk[..count])?;
+        pace.work(|| {
+            hash.update(&chunk[..count]);
+            encoder.write_all(&chunk[..count])
+        })?;
         size += count as u64;
     }
     let out = encoder.finish()?;

@@ -4,6 +4,7 @@
 //! | | |
 //! | --- | --- |
 //! | `export` | an image out of the Engine: its configuration and each of its layers |
+//! | `pace` | how much of a processor that takes at most |
 //! | `load` | an image into the Engine, whole and checked or not at all |
 //! | `shelf` | which images were loaded here, and which of them go when there are too many |
 //!
@@ -12,11 +13,12 @@
 
 mod export;
 mod load;
+mod pace;
 mod shelf;
 
 use std::io;
 
-pub use self::{export::export, load::load, shelf::Loaded};
+pub use self::{export::export, load::load, pace::Pace, shelf::Loaded};
 use crate::blobs::BlobError;
 
 /// The most that an image's configuration takes, in bytes. The Engine's own are a few KiB.

@@ -19,6 +19,7 @@ use std::{collections::HashMap, path::Path};
 
 use bollard::{
     Docker,
+    models::ImageSummary,
     query_parameters::{ListContainersOptionsBuilder, ListImagesOptionsBuilder},
 };
 
@@ -67,11 +68,24 @@ pub(super) async fn find(
         .list_images(Some(options))
         .await
         .map_err(engine("list its images"))?;
-    Ok(images
-        .into_iter()
+    Ok(newest(images.iter(), base))
+}
+
+/// Whether an image was made from `definition`.
+pub(super) fn is_of(image: &ImageSummary, definition: &Digest) -> bool {
+    let label = image.labels.get(DEFINITION);
+    label.is_some_and(|label| label == definition.as_str())
+}
+
+/// The id of the newest of `images`, over `base` where that one is still there.
+pub(super) fn newest<'a>(
+    images: impl Iterator<Item = &'a ImageSummary>,
+    base: Option<&str>,
+) -> Option<String> {
+    images
         .filter(|image| base.is_none_or(|base| image.labels.get(BASE).is_some_and(|b| b == base)))
         .max_by_key(|image| image.created)
-        .map(|image| image.id))
+        .map(|image| image.id.clone())
 }
 
 /// What an installation takes besides its definition.
