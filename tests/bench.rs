@@ -56,3 +56,38 @@ async fn a_benchmark_compares_a_real_fleet_with_fork_and_exec() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_benchmark_measures_what_an_installation_takes_from_submissions() {
+    let data_dir = tempfile::Builder::new()
+        .prefix("envc-")
+        .tempdir()
+        .expect("a temporary directory");
+    let mut bench = fleet::command(data_dir.path()).await;
+    bench
+        .args(["bench", "no-op", "--install", "--packages", "hello"])
+        .args(["--time", "5s", "--rounds", "2", "--slots", "1", "--json"])
+        .env("ENVICUTOR__INSTALLER__EXPORT_PERCENT", "100")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let output = timeout(2 * fleet::FIRST_USE, bench.output())
+        .await
+        .expect("it ends in time")
+        .expect("it starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {told}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(report["cpu_shares"], 64, "{report:#}");
+    let rounds = report["rounds"].as_array().expect("a list");
+    assert_eq!(rounds.len(), 2, "{report:#}");
+    for round in rounds {
+        for series in ["with", "without"] {
+            assert!(round[series]["jobs"].as_u64() > Some(0), "{report:#}");
+        }
+        assert!(round["installation_us"].as_u64() > Some(0), "{report:#}");
+        assert!(round["ratio"].as_f64() > Some(0.0), "{report:#}");
+    }
+    let left = std::fs::read_dir(data_dir.path().join("bench/install")).expect("it was there");
+    assert_eq!(left.count(), 0, "the fleet's data is removed");
+}

@@ -1,5 +1,5 @@
-//! The compose file: images from the built programs, a fleet by `docker-compose up`, a submission through it, and nothing
-//! left of it afterwards but its state directory.
+//! The compose file: images from the built programs, a fleet by `docker-compose up`, a submission through it, a runtime that is
+//! installed on it, and nothing left of it afterwards but its state directory.
 
 mod fleet;
 
@@ -157,6 +157,33 @@ async fn succeed(command: &mut Command) -> Output {
     done
 }
 
+/// The installer of the fleet makes a runtime, and its worker runs it.
+async fn installs_a_runtime(fleet: &Composed) {
+    let name = fleet.project.replace('_', "-");
+    let file = fleet.state.path().join("composed.toml");
+    let definition = format!(
+        "name = '{name}'\nversion = '1'\ndefault = true\ndescription = 'a test'\nsource_file = 'main.sh'\n\
+         script = 'echo installed >/made'\nrun.command = ['/bin/bash', '{{entry}}']\n\
+         [[tests]]\nname = 'made'\nsource = 'cat /made'\nexpected = 'installed'\n"
+    );
+    std::fs::write(&file, definition).expect("written");
+    let mut install = fleet.envicutor().await;
+    let installed = install.args(["runtime", "install", "--json"]).arg(&file);
+    let installed = succeed(installed).await;
+    let record: Value = serde_json::from_slice(&installed.stdout).expect("a record as JSON");
+    assert_eq!(record["state"], "installed", "{record:#}");
+    let source = fleet.state.path().join("made.sh");
+    std::fs::write(&source, "cat /made").expect("written");
+    let mut submit = fleet.envicutor().await;
+    let submitted = submit.arg("submit").arg(&source);
+    let submitted = submitted.args(["--runtime", &name, "--wait", "--json"]);
+    let submitted = succeed(submitted).await;
+    let said = String::from_utf8_lossy(&submitted.stdout).into_owned();
+    assert!(said.contains("installed"), "{said}");
+    let image = record["image"].as_str().expect("an image");
+    succeed(Command::new("docker").args(["rmi", "--force", image])).await;
+}
+
 #[tokio::test]
 async fn a_composed_fleet_judges_a_submission_and_leaves_nothing() {
     let fleet = Composed::prepare().await;
@@ -196,5 +223,6 @@ async fn a_composed_fleet_judges_a_submission_and_leaves_nothing() {
     assert_eq!(result["verdict"], "ok", "{said}");
     // The worker is in a container and sees no cgroups of the host: a helper gives them.
     assert_eq!(result["isolation"], "sandbox", "{said}");
+    installs_a_runtime(&fleet).await;
     fleet.down().await;
 }

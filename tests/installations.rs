@@ -441,16 +441,15 @@ async fn weight(probe: &Probe) -> (u64, u64) {
     });
     let is_of_cpu = |controllers: &str| controllers.split(',').any(|it| it == "cpu");
     // Version 1 has a tree for it; else all are in the one of version 2, whose line names none.
-    let (file, default) = match groups
+    let of_cpu = groups
         .clone()
-        .find(|(controllers, _)| is_of_cpu(controllers))
-    {
-        Some((_, path)) => (format!("/sys/fs/cgroup/cpu{path}/cpu.shares"), 1_024),
-        None => {
-            let unified = groups.find(|(controllers, _)| controllers.is_empty());
-            let (_, path) = unified.expect("a cgroup");
-            (format!("/sys/fs/cgroup{path}/cpu.weight"), 100)
-        }
+        .find(|(controllers, _)| is_of_cpu(controllers));
+    let (file, default) = if let Some((_, path)) = of_cpu {
+        (format!("/sys/fs/cgroup/cpu{path}/cpu.shares"), 1_024)
+    } else {
+        let unified = groups.find(|(controllers, _)| controllers.is_empty());
+        let (_, path) = unified.expect("a cgroup");
+        (format!("/sys/fs/cgroup{path}/cpu.weight"), 100)
     };
     let weight = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
     (weight.trim().parse().expect("a number"), default)

@@ -19,6 +19,7 @@ use envicutor::{
     docker,
     runtimes::{Runtimes, error::RuntimeError, progress::Progress},
     submission::{
+        catalogue::Runtime,
         names::{Digest, RuntimeRef},
         units::Micros,
     },
@@ -199,7 +200,7 @@ async fn what_is_here_of_all_runtimes_is_found_by_one_list() {
     let (probe, docker) = (Probe::new("here", "touch /made"), engine().await);
     let runtimes = probe.load(shared_dir());
     let catalogue = runtimes.catalogue();
-    let all = catalogue.runtimes.iter().map(|it| it.reference());
+    let all = catalogue.runtimes.iter().map(Runtime::reference);
     let all: Vec<RuntimeRef> = all.collect();
     let of_probe = |here: Vec<(RuntimeRef, Digest)>| {
         let mut here = here.into_iter();

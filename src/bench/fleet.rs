@@ -76,6 +76,23 @@ pub async fn run(
     length: Length,
     at_a_time: usize,
 ) -> Result<Ran, FleetError> {
+    let began = Instant::now();
+    run_while(
+        bus,
+        submission,
+        |jobs| length.goes_on(began, jobs),
+        at_a_time,
+    )
+    .await
+}
+
+/// The same for as long as it `goes_on`, which is told how many jobs have begun.
+pub async fn run_while(
+    bus: &Bus,
+    submission: &Submission,
+    goes_on: impl Fn(usize) -> bool,
+    at_a_time: usize,
+) -> Result<Ran, FleetError> {
     let tenant = Tenant::default_tenant();
     let encoding = Encoding::MessagePack;
     let body = Bytes::from(encoding.encode(submission)?);
@@ -90,9 +107,7 @@ pub async fn run(
     let mut ran = Ran::default();
     let began = Instant::now();
     loop {
-        while under_way.len() < at_a_time
-            && length.goes_on(began, ran.series.times.len() + under_way.len())
-        {
+        while under_way.len() < at_a_time && goes_on(ran.series.times.len() + under_way.len()) {
             let id = SubmissionId::generate();
             under_way.insert(id.to_string(), Instant::now());
             publishing.push(publish(id));

@@ -12,6 +12,7 @@
 //! | [`report`] | what came out |
 //! | [`redelivery`] | something else: how long what a killed worker held waits for another one |
 //! | [`files`], [`relay`] | something else: what large files take of memory and of the network |
+//! | [`install`] | something else: what an installation takes from submissions |
 //!
 //! A machine is never twice the same: yardstick and fleet are measured in turns, and a ratio is the median over the rounds.
 
@@ -22,6 +23,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 pub mod cost;
 pub mod files;
 pub mod fleet;
+pub mod install;
 pub mod job;
 pub mod limits;
 pub mod raw;

@@ -93,7 +93,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut ratios: Vec<f64>) -> Self {
+    pub(super) fn of(mut ratios: Vec<f64>) -> Self {
         ratios.sort_unstable_by(f64::total_cmp);
         let at = |place: usize| ratios.get(place).copied().unwrap_or_default();
         let last = ratios.len().saturating_sub(1);

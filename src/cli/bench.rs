@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     bench::{
-        self, Bench as Measurement, Extent, cost::Meter, files, job::Job, raw::RawRun, redelivery,
-        report::Report, root, series::Length, up::Up,
+        self, Bench as Measurement, Extent, cost::Meter, files, install, job::Job, raw::RawRun,
+        redelivery, report::Report, root, series::Length, up::Up,
     },
     bus::{Bus, Role},
     config::Config,
@@ -35,9 +35,9 @@ pub struct Bench {
     /// What is run: python, bash and cpp copy a line, no-op is /bin/true. Without it python, cpp and no-op.
     #[arg(value_enum)]
     job: Vec<Job>,
-    /// How long each series is.
-    #[arg(long, value_name = "TIME", default_value = "3s")]
-    time: Micros,
+    /// How long each series is. Without it 3 s; with --install the most that one is, and without it 10 min.
+    #[arg(long, value_name = "TIME")]
+    time: Option<Micros>,
     /// End each series after so many jobs instead.
     #[arg(long, value_name = "N", conflicts_with = "time")]
     jobs: Option<usize>,
@@ -75,12 +75,27 @@ pub struct Bench {
     /// With --files: the input that they share.
     #[arg(long, value_name = "SIZE", default_value = "16MiB", requires = "files")]
     input_bytes: ByteSize,
+    /// Something else: measure the throughput of a job while a runtime is installed on the fleet, and while none is, in turns.
+    #[arg(long, conflicts_with_all = ["jobs", "kills", "files"])]
+    install: bool,
+    /// With --install: the packages that are installed, anew in each round.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "g++,cmake",
+        requires = "install"
+    )]
+    packages: Vec<String>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     faults: Faults,
 }
+
+/// How long a series is where nothing else is said: to be measured, and the most beside an installation.
+const TIME: (Duration, Duration) = (Duration::from_secs(3), Duration::from_mins(10));
 
 /// A worker's slots where nothing else is said: to be measured, and under faults, where most of a worker's life is its start.
 const SLOTS: (usize, usize) = (8, 2);
@@ -107,6 +122,10 @@ impl Bench {
         }
         if let Some(files) = self.files {
             let report = Box::pin(self.large(&config, files, &dir.join("files"))).await?;
+            return self.show(&report);
+        }
+        if self.install {
+            let report = Box::pin(self.installing(&config, &dir.join("install"))).await?;
             return self.show(&report);
         }
         let (id, slots) = (SubmissionId::generate().to_string(), self.slots());
@@ -167,6 +186,24 @@ impl Bench {
         Ok(report)
     }
 
+    async fn installing(&self, config: &Config, dir: &Path) -> Result<install::Report, CliError> {
+        let dir = &dir.join(format!("{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(dir)?;
+        let slots = self.slots.unwrap_or(processors()).max(1);
+        let time = self.time.map_or(TIME.1, Micros::duration);
+        let extent = install::Extent {
+            job: self.job.first().copied().unwrap_or(Job::Python),
+            rounds: self.rounds.max(1),
+            most: time.max(Duration::from_millis(1)),
+            slots,
+            at_a_time: self.at_a_time.unwrap_or(2 * slots).max(1),
+            packages: self.packages.clone(),
+        };
+        let report = Box::pin(install::measure(config, dir, &extent, &|step| tell(step))).await;
+        std::fs::remove_dir_all(dir)?;
+        report.map_err(failed)
+    }
+
     async fn measure(
         &self,
         config: &Config,
@@ -214,7 +251,7 @@ impl Bench {
         bus.close().await;
         Ok(Report {
             version: env!("CARGO_PKG_VERSION"),
-            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            processors: processors(),
             slots: extent.slots,
             at_a_time: extent.at_a_time,
             rounds: extent.rounds,
@@ -225,12 +262,13 @@ impl Bench {
 
     fn extent(&self) -> Extent {
         let slots = self.slots();
+        let time = self.time.map_or(TIME.0, Micros::duration);
+        let time = time.max(Duration::from_millis(1));
         Extent {
             rounds: self.rounds.max(1),
-            length: match self.jobs {
-                Some(jobs) => Length::Jobs(jobs.max(1)),
-                None => Length::Time(self.time.duration().max(Duration::from_millis(1))),
-            },
+            length: self
+                .jobs
+                .map_or(Length::Time(time), |jobs| Length::Jobs(jobs.max(1))),
             slots,
             at_a_time: self.at_a_time.unwrap_or(2 * slots).max(1),
         }
@@ -247,6 +285,11 @@ impl Bench {
             self.job.clone()
         }
     }
+}
+
+/// Of this machine.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn failed(error: impl std::fmt::Display) -> CliError {
