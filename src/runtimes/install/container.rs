@@ -1,7 +1,11 @@
 //! The container of an installation: what holds it, its life, and what it leaves. It has no network but loopback, nothing of the
 //! host but the agent and two sockets, and of root's rights those that a package needs; see [`body`].
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bollard::{
     Docker,
@@ -134,6 +138,13 @@ fn host_config(config: &config::Installer, directory: &Path) -> HostConfig {
     }
 }
 
+/// How long to wait after a look that took `took`: nine times that, so that looking is at most a tenth of the time, and between
+/// `look` and ten times `look`, so that it stays a guard. A storage driver other than overlay2 walks the whole file system, and the
+/// image's beside it, to tell the size.
+fn pause(look: Duration, took: Duration) -> Duration {
+    (took * 9).clamp(look, look * 10)
+}
+
 fn no_health() -> HealthConfig {
     HealthConfig {
         test: Some(vec!["NONE".to_owned()]),
@@ -240,17 +251,25 @@ impl Installation {
     }
 
     /// Looks again and again at how much it has written; ends with that number where it is more than `most`.
+    ///
+    /// A look every `look`, or less often where it costs much, by [`pause`].
     pub(super) async fn outgrows(&self, most: u64, look: Duration) -> u64 {
+        let mut wait = look;
         loop {
-            tokio::time::sleep(look).await;
-            let options = InspectContainerOptionsBuilder::new().size(true).build();
-            let looked = self.docker.inspect_container(&self.id, Some(options)).await;
-            let size = looked.ok().and_then(|container| container.size_rw);
-            match size.and_then(|size| u64::try_from(size).ok()) {
+            tokio::time::sleep(wait).await;
+            let began = Instant::now();
+            match self.written().await {
                 Some(size) if size > most => return size,
-                _ => {}
+                _ => wait = pause(look, began.elapsed()),
             }
         }
+    }
+
+    /// How much it has written to its disk, in bytes; none where the Engine does not tell.
+    pub(super) async fn written(&self) -> Option<u64> {
+        let options = InspectContainerOptionsBuilder::new().size(true).build();
+        let looked = self.docker.inspect_container(&self.id, Some(options)).await;
+        u64::try_from(looked.ok()?.size_rw?).ok()
     }
 
     /// Commits it with nothing of the installation in its configuration; the image's id.
@@ -348,6 +367,14 @@ mod tests {
             (mounts[0].source.as_deref(), mounts[0].read_only),
             (Some("/d"), Some(true))
         );
+    }
+
+    #[test]
+    fn a_look_that_costs_much_is_done_less_often_but_still_done() {
+        let (look, second) = (Duration::from_secs(2), Duration::from_secs(1));
+        assert_eq!(pause(look, Duration::ZERO), look);
+        assert_eq!(pause(look, second), second * 9);
+        assert_eq!(pause(look, second * 60), look * 10);
     }
 
     #[test]

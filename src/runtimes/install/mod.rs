@@ -143,10 +143,16 @@ async fn run(
     let hosts = egress::hosts(&definition.egress, &config.egress, &apt)?;
     let mut lines = site.open(config, hosts)?;
     let (most, look) = (config.installer.disk_bytes, config.installer.disk_look_us);
-    let ended = tokio::select! {
+    let mut ended = tokio::select! {
         code = container.run(log, &mut lines) => code.map(Ok),
         written = container.outgrows(most.0, look.duration()) => Ok(Err(written)),
     };
+    // What it wrote since the last look counts too.
+    if let (Ok(Ok(0)), Some(written)) = (&ended, container.written().await)
+        && written > most.0
+    {
+        ended = Ok(Err(written));
+    }
     let (requests, bytes) = site.used();
     log.line(&format!("egress: {requests} requests, {}", ByteSize(bytes)));
     let runtime = definition.reference();
