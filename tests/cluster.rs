@@ -18,18 +18,20 @@ use envicutor::{
     bus::{
         Bus, Role,
         provision::{self, Outcome},
+        publish::PublishError,
         queue::{self, Puller},
     },
     client::Client,
     submission::{
         message::Submission,
         names::{Lane, SubmissionId},
+        units::Micros,
     },
 };
 use fleet::{
     cluster::{Cluster, NODES},
-    containers_of, eventually,
-    messages::{id, pull, tenant},
+    comes_true, containers_of, eventually,
+    messages::{id, publish_body, pull, tenant},
     network::Network,
     proxy::Proxy,
     signal,
@@ -217,22 +219,39 @@ impl Load {
             info["state"].clone()
         };
         // A server that was cut off may answer for a while as the leader that it was: what it does not have yet is no loss.
-        eventually(
-            "the queue is empty and each submission has a result",
-            LONG,
-            || async {
-                let queued = state(bus.names.submissions_stream(&tenant())).await;
-                let results = state(bus.names.results_stream()).await;
-                assert!(
-                    results["last_seq"].as_u64() <= Some(ids.len() as u64),
-                    "one had two, if only for a moment: {results}"
-                );
-                queued["messages"] == 0
-                    && results["messages"] == ids.len()
-                    && results["last_seq"] == ids.len()
-            },
-        )
+        let seen = StdMutex::new(Vec::new());
+        let ended = comes_true(LONG, || async {
+            let queued = state(bus.names.submissions_stream(&tenant())).await;
+            let results = state(bus.names.results_stream()).await;
+            assert!(
+                results["last_seq"].as_u64() <= Some(ids.len() as u64),
+                "one had two, if only for a moment: {results}"
+            );
+            let all = queued["messages"] == 0
+                && results["messages"] == ids.len()
+                && results["last_seq"] == ids.len();
+            *seen.lock().expect("no panic") = vec![queued, results];
+            all
+        })
         .await;
+        if !ended {
+            let queue = bus.names.submissions_stream(&tenant());
+            let mut of_consumers = Vec::new();
+            for lane in Lane::ALL {
+                let call = format!("CONSUMER.INFO.{queue}.{lane}");
+                let asked = bus.api(&call, &Value::Null);
+                of_consumers.push(
+                    asked
+                        .await
+                        .unwrap_or_else(|error| Value::String(error.to_string())),
+                );
+            }
+            panic!(
+                "not within {LONG:?}: the queue is empty and each of {} submissions has a result: {:#?}, {of_consumers:#?}",
+                ids.len(),
+                seen.lock().expect("no panic"),
+            );
+        }
         assert_eq!(
             state(bus.names.dead_letters_stream()).await["last_seq"],
             0,
@@ -327,6 +346,53 @@ async fn who_is_connected_to_a_server_that_lost_its_cluster_moves_to_another() {
     cluster.healthy().await;
     load.ends_well(&cluster.bus(Role::Operator).await).await;
     workers.stop().await;
+}
+
+/// What the queue's leader was asked to store when it lost the others it counts as queued, and never stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_parted_leader_counts_as_queued_is_not_taken_for_stored() {
+    let _alone = alone().await;
+    let network = Network::make();
+    let cluster = Cluster::start_in(&network, |_| ()).await;
+    let leader = cluster.leader("SUBMISSIONS_default").await;
+    let mut config = cluster.config(Role::Service).nats;
+    config.url = cluster.url_of(leader, Role::Service);
+    config.request_timeout_us = Micros(1_000_000);
+    let to_leader = Bus::connect(&config, Role::Service, "test").await;
+    let to_leader = to_leader.expect("connected");
+    let body = || br#"{"runtime":"bash"}"#.to_vec();
+    let tenant = tenant();
+    let publish = |bus| publish_body(bus, &tenant, Lane::Interactive, "counted", body());
+
+    network.part(leader);
+    let first = publish(&to_leader).await;
+    assert!(matches!(first, Err(PublishError::Unknown(_))), "{first:?}");
+    let second = publish(&to_leader).await;
+    assert!(
+        matches!(second, Err(PublishError::NotSeen { .. })),
+        "the server counts what it has not: {second:?}"
+    );
+    to_leader.close().await;
+
+    // The others have a leader of their own, and nothing of it.
+    let to_all = cluster.bus(Role::Service).await;
+    eventually("it is stored", LONG, || async {
+        publish(&to_all).await.is_ok()
+    })
+    .await;
+    network.mend(leader);
+    cluster.healthy().await;
+    let again = publish(&to_all).await;
+    assert!(
+        matches!(again, Err(PublishError::StillQueued { is_same: true, .. })),
+        "{again:?}"
+    );
+    let operator = cluster.bus(Role::Operator).await;
+    let info: Value = operator
+        .api("STREAM.INFO.SUBMISSIONS_default", &Value::Null)
+        .await
+        .expect("asked");
+    assert_eq!(info["state"]["messages"], 1);
 }
 
 /// The nodes that a process has connections to.

@@ -68,9 +68,20 @@ pub enum PublishError {
         /// Which.
         lane: Lane,
     },
-    /// The id is taken for as long as the earlier submission is queued or runs.
+    /// The id is taken for as long as the earlier submission is queued or runs. It was seen in the queue.
     #[error("{id} is still queued or running: wait for its result, or choose another id")]
     StillQueued {
+        /// Which.
+        id: SubmissionId,
+        /// Whether what is queued is this body: an earlier try of the same publish, perhaps.
+        is_same: bool,
+    },
+    /// The server says that the id is queued, and does not have it: what it was asked to store it may never store, where it is
+    /// about to lose its place. Publishing it again under the same id is safe.
+    #[error(
+        "it is not known whether the submission was stored: the NATS server counts {id} as queued and does not have it. Publish it again with the same id"
+    )]
+    NotSeen {
         /// Which.
         id: SubmissionId,
     },
@@ -130,6 +141,7 @@ impl PublishError {
             self,
             Self::QueueFull { .. }
                 | Self::NoLeader { .. }
+                | Self::NotSeen { .. }
                 | Self::Unknown(_)
                 | Self::NoConnection
                 | Self::Refused(_)
@@ -154,12 +166,36 @@ impl Bus {
         }
         headers.insert(header::CONTENT_TYPE, encoding.content_type());
         let subject = self.names.submission(tenant, lane, id.as_str());
-        match self.publish_stored(&subject, headers, body).await {
+        match self.publish_stored(&subject, headers, body.clone()).await {
             Ok(ack) => Ok(Published {
                 sequence: ack.sequence,
             }),
             Err(ApiError::NoResponders { .. }) => Err(self.nobody(tenant, lane, &subject).await),
-            Err(error) => Err(told(error, tenant, id, size)),
+            Err(error) if is_taken(&error) => Err(self.taken(tenant, id, &subject, &body).await),
+            Err(error) => Err(told(error, tenant, size)),
+        }
+    }
+
+    /// What it means that a subject has its one message. The leader of a queue counts what it has asked the others to store, and
+    /// after it has lost them too; so only a message that is there is one (nats-server 2.15: `inflight` of a stream, in
+    /// `checkMsgHeadersPreClusteredProposal`). One that has left the queue meanwhile is not seen either: published again, it
+    /// is found to be done.
+    async fn taken(
+        &self,
+        tenant: &Tenant,
+        id: &SubmissionId,
+        subject: &str,
+        body: &[u8],
+    ) -> PublishError {
+        let stream = self.names.submissions_stream(tenant);
+        let id = id.clone();
+        match self.get_last(&stream, subject).await {
+            Ok(Some(queued)) => PublishError::StillQueued {
+                id,
+                is_same: queued.body == body,
+            },
+            Ok(None) => PublishError::NotSeen { id },
+            Err(error) => PublishError::Unknown(error),
         }
     }
 
@@ -212,7 +248,10 @@ impl Bus {
         match stored.await {
             Ok(ack) => Ok(!ack.duplicate),
             Err(ApiError::NoResponders { .. }) => Err(self.nobody(tenant, *lane, &subject).await),
-            Err(error) => Err(told(error, tenant, id, size)),
+            Err(error) if is_taken(&error) => {
+                Err(self.taken(tenant, id, &subject, &again.body).await)
+            }
+            Err(error) => Err(told(error, tenant, size)),
         }
     }
 }
@@ -236,8 +275,14 @@ pub fn submission_digest(generation: u64, named: Option<&str>, body: &[u8]) -> D
         .unwrap_or_else(|| Digest::of(body))
 }
 
+/// Whether it is refused since there is a message of this subject. One code stands for whatever could not be stored; only the words
+/// tell why.
+fn is_taken(error: &ApiError) -> bool {
+    matches!(error, ApiError::Refused { code: code::NOT_STORED, description } if description.contains("per subject"))
+}
+
 /// What the publisher is told.
-fn told(error: ApiError, tenant: &Tenant, id: &SubmissionId, size: usize) -> PublishError {
+fn told(error: ApiError, tenant: &Tenant, size: usize) -> PublishError {
     match error {
         ApiError::NotConnected => PublishError::NoConnection,
         ApiError::Timeout { .. } | ApiError::Unavailable { .. } => PublishError::Unknown(error),
@@ -246,11 +291,6 @@ fn told(error: ApiError, tenant: &Tenant, id: &SubmissionId, size: usize) -> Pub
             code: code::MESSAGE_TOO_LARGE,
             ..
         } => PublishError::TooLarge { size },
-        // One code for whatever could not be stored; only the words tell why.
-        ApiError::Refused {
-            code: code::NOT_STORED,
-            description,
-        } if description.contains("per subject") => PublishError::StillQueued { id: id.clone() },
         ApiError::Refused {
             code: code::NOT_STORED,
             description,

@@ -1,7 +1,8 @@
 //! Publishing a submission until JetStream has it, or says that it never will.
 //!
 //! A publish whose answer is lost may have been stored, so it is tried again under the same id: the subject takes it once.
-//! "Still queued" after a try of our own that was not answered is therefore our own submission, and counts as published.
+//! The same content seen in the queue after a try of our own that was not answered is therefore our own submission, and counts as
+//! published. That the server says so does not: see [`PublishError::NotSeen`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -151,12 +152,15 @@ impl Client {
                 .publish_submission(tenant, *lane, id, body, encoding, headers);
             let error = match published.await {
                 Ok(_) => return Ok(()),
-                Err(PublishError::StillQueued { .. }) if is_unsure => return Ok(()),
+                Err(PublishError::StillQueued { is_same: true, .. }) if is_unsure => return Ok(()),
                 Err(error) => error,
             };
             is_unsure |= matches!(
                 error,
-                PublishError::Unknown(_) | PublishError::NoConnection | PublishError::Refused(_)
+                PublishError::Unknown(_)
+                    | PublishError::NotSeen { .. }
+                    | PublishError::NoConnection
+                    | PublishError::Refused(_)
             );
             // A server that has just come back knows its streams a moment later.
             let is_passing = error.is_passing()

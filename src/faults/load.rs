@@ -309,7 +309,7 @@ impl Load {
         };
         let why = error.to_string();
         match error {
-            PublishError::StillQueued { .. } if is_unsure => {
+            PublishError::StillQueued { is_same: true, .. } if is_unsure => {
                 note(Operation::Acknowledged { content, by: why });
                 Told::Stored
             }
@@ -322,7 +322,10 @@ impl Load {
                 Told::NotStored
             }
             // "Refused" by a server that may have passed it on before it lost its place says nothing.
-            PublishError::Unknown(_) | PublishError::NoConnection | PublishError::Refused(_) => {
+            PublishError::Unknown(_)
+            | PublishError::NotSeen { .. }
+            | PublishError::NoConnection
+            | PublishError::Refused(_) => {
                 note(Operation::Unknown { content, why });
                 Told::Nothing
             }

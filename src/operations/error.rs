@@ -138,6 +138,7 @@ impl OperationError {
             Self::Publish(PublishError::QueueFull { .. }) => Remedy::Room,
             Self::Publish(
                 PublishError::Unknown(_)
+                | PublishError::NotSeen { .. }
                 | PublishError::NoConnection
                 | PublishError::NoLeader { .. },
             )

@@ -305,15 +305,23 @@ pub async fn containers_of(worker: &str) -> Vec<String> {
 pub async fn eventually<F: Future<Output = bool>>(
     what: &str,
     limit: Duration,
-    mut holds: impl FnMut() -> F,
+    holds: impl FnMut() -> F,
 ) {
-    let limit = slowly(limit);
-    let waited = timeout(limit, async {
+    let came_true = comes_true(limit, holds).await;
+    assert!(came_true, "not within {:?}: {what}", slowly(limit));
+}
+
+/// Waits until `holds`; whether it did within `limit`.
+pub async fn comes_true<F: Future<Output = bool>>(
+    limit: Duration,
+    mut holds: impl FnMut() -> F,
+) -> bool {
+    let waited = timeout(slowly(limit), async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    assert!(waited.await.is_ok(), "not within {limit:?}: {what}");
+    waited.await.is_ok()
 }
 
 /// The resident set of a process that runs, in bytes, with what it maps of its own file.
