@@ -185,9 +185,11 @@ impl Site {
 
     /// Starts an installer, over the runtimes' own base image and with the machine's Engine.
     pub fn installer(&self) -> tokio::process::Child {
+        let nats = self.nats.as_ref().expect("it is on no cluster");
+        let nats = nats.config(Role::Installer).nats;
         tokio::process::Command::new(env!("CARGO_BIN_EXE_envicutor-installer"))
             .env("ENVICUTOR__DATA_DIR", self.data_dir.path())
-            .env("ENVICUTOR__NATS__URL", &self.operator_config.url)
+            .env("ENVICUTOR__NATS__URL", nats.url)
             .env("ENVICUTOR__INSTALLER__EXPORT_PERCENT", "100")
             .env(
                 "ENVICUTOR__CONTAINER__RUNTIMES_VOLUME",
