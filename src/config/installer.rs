@@ -39,7 +39,7 @@ impl Default for Installer {
             disk_bytes: ByteSize(8 << 30),
             processes: 1_024,
             cpu_shares: 64,
-            export_percent: 20,
+            export_percent: 10,
             disk_look_us: Micros(2_000_000),
             ack_wait_us: Micros(30_000_000),
             poll_us: Micros(500_000),

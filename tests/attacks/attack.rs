@@ -192,6 +192,14 @@ impl Attack {
         self
     }
 
+    /// Its build reports `result` of each of `whats` under this isolation.
+    pub fn build_sees_under(mut self, isolation: Isolation, result: &str, whats: &[&str]) -> Self {
+        for what in whats {
+            self.of_build.add(Some(isolation), what, result);
+        }
+        self
+    }
+
     /// Its build reports `result` of each of `whats`.
     pub fn build_sees(mut self, result: &str, whats: &[&str]) -> Self {
         for what in whats {

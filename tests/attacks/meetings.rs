@@ -1,11 +1,13 @@
 //! Submissions of one tenant that try to meet: one after the other in the same slot, and two at the same time.
 
-use crate::isolation::Isolation;
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::{
     attack::{Attack, c, python, told},
-    bed::Bed,
+    bed::{Bed, slowly},
+    isolation::Isolation,
 };
 
 /// One that leaves something for the next one, which looks for it.
@@ -24,18 +26,19 @@ pub fn attacks() -> Vec<Attack> {
     vec![loudly, leave().arg("quietly")]
 }
 
-/// How long each looks for the other, in seconds.
-const LONG: &str = "2.5";
+/// How long each looks for the other.
+const LONG: Duration = Duration::from_millis(2_500);
 
 /// Runs two at a time that look for each other.
 pub async fn two_at_a_time(isolation: Isolation) {
     let mut bed = Bed::start(isolation, 2).await;
+    let seconds = slowly(LONG).as_secs_f64().to_string();
     let meet = |which: &str| {
         python(
             &format!("meet.py {which}"),
             include_str!("meetings/meet.py"),
         )
-        .run_by(&["/usr/bin/python3", "main.py", which, LONG])
+        .run_by(&["/usr/bin/python3", "main.py", which, &seconds])
         .limit("open_files", 4096)
         .sees("", &["met by"])
     };

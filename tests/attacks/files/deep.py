@@ -32,9 +32,14 @@ def depth_of(top):
         depth += 1
 
 
+def order_of(depth):
+    """No path reaches the last of thousands; of tens, one that is twice as long as a path may be."""
+    return "thousands" if depth > 2000 else "tens" if 16 < depth < 64 else str(depth)
+
+
 build = not os.path.exists(NAME)
 for top in ("/work", "/tmp", "/dev/shm") if build else ("/work",):
     os.chdir(top)
     if build:
         say(f"refused in {top}", descend())
-    say(f"more than 2,000 in {top}", depth_of(top) > 2000)
+    say(f"depth in {top}", order_of(depth_of(top)))
