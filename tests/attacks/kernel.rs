@@ -15,19 +15,7 @@ pub fn attacks() -> Vec<Attack> {
             .sees_under(Sandbox, "|/proc/sys/kernel/ns_last_pid", &["opened"])
             .sees("True", &["looked at hundreds"]),
         cgroups(),
-        python("devices.py", include_str!("kernel/devices.py"))
-            .sees("", &["opened"])
-            .sees_under(
-                Container,
-                // `core` is a link to /proc/kcore, which is masked; Docker makes it where the kernel has that file.
-                "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero|core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero",
-                &["there"],
-            )
-            .sees_under(
-                Sandbox,
-                "fd full null random shm stderr stdin stdout urandom zero",
-                &["there"],
-            ),
+        devices(),
         descriptors(),
         privileges(),
     ]
@@ -95,6 +83,20 @@ fn files() -> Attack {
         .sees("EACCES", &["lower the OOM score"])
         .sees("EPERM", &["become root"])
         .sees("EPERM|EROFS|ENOENT", &["choose the next process id"])
+}
+
+/// What there is in `/dev`. In a container `core` is a link to `/proc/kcore`, which is masked; Docker makes it where the kernel has that
+/// file.
+fn devices() -> Attack {
+    let kernel_has_it = std::path::Path::new("/proc/kcore").exists();
+    let core = if kernel_has_it { "core " } else { "" };
+    let of_container =
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    let of_sandbox = "fd full null random shm stderr stdin stdout urandom zero";
+    python("devices.py", include_str!("kernel/devices.py"))
+        .sees("", &["opened"])
+        .sees_under(Container, &format!("{core}{of_container}"), &["there"])
+        .sees_under(Sandbox, of_sandbox, &["there"])
 }
 
 fn cgroups() -> Attack {
