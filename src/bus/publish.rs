@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    api::{ApiError, code, header},
+    api::{ApiError, Stored, code, header},
     connect::Bus,
 };
 use crate::submission::{
@@ -171,31 +171,13 @@ impl Bus {
                 sequence: ack.sequence,
             }),
             Err(ApiError::NoResponders { .. }) => Err(self.nobody(tenant, lane, &subject).await),
-            Err(error) if is_taken(&error) => Err(self.taken(tenant, id, &subject, &body).await),
+            Err(error) if is_taken(&error) => {
+                // A service may ask for no more than this: where the headers of what is queued cannot be read, it connects anew.
+                let stream = self.names.submissions_stream(tenant);
+                let queued = self.get_last(&stream, &subject).await;
+                Err(taken(queued, id, &body))
+            }
             Err(error) => Err(told(error, tenant, size)),
-        }
-    }
-
-    /// What it means that a subject has its one message. The leader of a queue counts what it has asked the others to store, and
-    /// after it has lost them too; so only a message that is there is one (nats-server 2.15: `inflight` of a stream, in
-    /// `checkMsgHeadersPreClusteredProposal`). One that has left the queue meanwhile is not seen either: published again, it
-    /// is found to be done.
-    async fn taken(
-        &self,
-        tenant: &Tenant,
-        id: &SubmissionId,
-        subject: &str,
-        body: &[u8],
-    ) -> PublishError {
-        let stream = self.names.submissions_stream(tenant);
-        let id = id.clone();
-        match self.get_last(&stream, subject).await {
-            Ok(Some(queued)) => PublishError::StillQueued {
-                id,
-                is_same: queued.body == body,
-            },
-            Ok(None) => PublishError::NotSeen { id },
-            Err(error) => PublishError::Unknown(error),
         }
     }
 
@@ -249,7 +231,11 @@ impl Bus {
             Ok(ack) => Ok(!ack.duplicate),
             Err(ApiError::NoResponders { .. }) => Err(self.nobody(tenant, *lane, &subject).await),
             Err(error) if is_taken(&error) => {
-                Err(self.taken(tenant, id, &subject, &again.body).await)
+                // As JSON: no headers of what is queued break the connection.
+                let stream = self.names.submissions_stream(tenant);
+                let which = json!({ "last_by_subj": subject });
+                let queued = self.get_from_leader(&stream, &which).await;
+                Err(taken(queued, id, &again.body))
             }
             Err(error) => Err(told(error, tenant, size)),
         }
@@ -279,6 +265,22 @@ pub fn submission_digest(generation: u64, named: Option<&str>, body: &[u8]) -> D
 /// tell why.
 fn is_taken(error: &ApiError) -> bool {
     matches!(error, ApiError::Refused { code: code::NOT_STORED, description } if description.contains("per subject"))
+}
+
+/// What it means that a subject has its one message, by what is `queued` under it. The leader of a queue counts what it has asked the
+/// others to store, and after it has lost them too; so only a message that is there is one (nats-server 2.15: `inflight` of a
+/// stream, in `checkMsgHeadersPreClusteredProposal`). One that has left the queue meanwhile is not seen either: published again,
+/// it is found to be done.
+fn taken(queued: Result<Option<Stored>, ApiError>, id: &SubmissionId, body: &[u8]) -> PublishError {
+    let id = id.clone();
+    match queued {
+        Ok(Some(queued)) => PublishError::StillQueued {
+            id,
+            is_same: queued.body == body,
+        },
+        Ok(None) => PublishError::NotSeen { id },
+        Err(error) => PublishError::Unknown(error),
+    }
 }
 
 /// What the publisher is told.
