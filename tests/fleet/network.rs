@@ -1,7 +1,10 @@
 //! A network of namespaces for the nodes of a cluster: each node has a line to this machine, where the programs are, and another one
 //! to a switch, where the other nodes are. Either can be unplugged. Made and removed by the test; needs root.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use super::cluster::NODES;
 
@@ -10,6 +13,10 @@ const FIRST: [u8; 2] = [198, 18];
 
 /// Where clients find a node.
 pub const CLIENT_PORT: u16 = 4222;
+
+/// How many networks this process made. The kernel takes a namespace apart some time after it was removed, and its ends of the lines
+/// with it: no network has the names or the addresses of the one before it.
+static MADE: AtomicU16 = AtomicU16::new(0);
 
 /// The namespaces of one cluster.
 pub struct Network {
@@ -23,10 +30,14 @@ impl Network {
     /// Makes the namespaces. What an earlier test was killed over is removed first.
     pub fn make() -> Self {
         remove_stale();
-        let pid = std::process::id();
+        let (pid, made) = (
+            std::process::id(),
+            MADE.fetch_add(1, Ordering::Relaxed) % 10,
+        );
         let network = Self {
-            name: format!("envc{pid}"),
-            base: u16::try_from(pid % 4096).expect("small") * 16,
+            // A line's name has 15 bytes at most, and a process id up to 7 digits.
+            name: format!("envc{pid}x{made}"),
+            base: (u16::try_from(pid % 4096).expect("small") * 10 + made) % 4096 * 16,
         };
         network.build();
         network
