@@ -44,6 +44,10 @@ pub trait Meter {
     fn cpu(&self) -> Duration;
     /// CPU time of the stage, after its last process was reaped.
     fn total_cpu(&self) -> CpuTime;
+    /// Whether something is known of the stage only by looking often: its peaks, or what no limit of the kernel's refuses.
+    fn must_look(&self) -> bool {
+        true
+    }
     /// Notes how many processes there are now.
     fn count_processes(&mut self);
     /// The most processes and threads at a time.

@@ -116,8 +116,8 @@ impl Input {
     }
 }
 
-/// How long a stream is left alone after a read that found little: a program that writes single bytes would else wake
-/// the agent for each.
+/// How long a stream is left alone after a read that found little, but something: a program that writes single bytes would else
+/// wake the agent for each. One that writes nothing does not wake it at all.
 const REST: Duration = Duration::from_millis(2);
 
 /// Less than this is little, in bytes: far from filling a pipe (64 KiB) within [`REST`].
@@ -185,7 +185,7 @@ impl Output {
         if at_end {
             self.pipe = None;
         }
-        if count < LITTLE_BYTES {
+        if (1..LITTLE_BYTES).contains(&count) {
             self.rest_until = now + REST;
         }
         let kept = usize::try_from(self.left).map_or(count, |left| left.min(count));

@@ -91,6 +91,10 @@ impl Meter for SlotMeter {
         CpuTime::divide(self.cpu(), self.user, self.system)
     }
 
+    fn must_look(&self) -> bool {
+        self.before.processes_peak.is_none()
+    }
+
     fn count_processes(&mut self) {
         let now = self.cgroup.processes().unwrap_or_default();
         self.most_processes = self.most_processes.max(now.saturating_sub(self.others));
