@@ -88,13 +88,12 @@ impl Meter {
             ..ListContainersOptions::default()
         };
         let listed = self.docker.list_containers(Some(options)).await?;
-        let mut containers = HashMap::new();
-        for id in listed.into_iter().filter_map(|container| container.id) {
-            if let Some(contained) = self.container(&id).await {
-                containers.insert(id, contained);
-            }
-        }
-        Ok(containers)
+        let ids = listed.into_iter().filter_map(|container| container.id);
+        // The Engine takes a second for each.
+        let read = ids.map(async |id| Some((self.container(&id).await?, id)));
+        let read = futures_util::future::join_all(read).await;
+        let read = read.into_iter().flatten();
+        Ok(read.map(|(contained, id)| (id, contained)).collect())
     }
 
     async fn container(&self, id: &str) -> Option<Contained> {

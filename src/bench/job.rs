@@ -24,7 +24,9 @@ pub enum Job {
     Bash,
     /// C++ is compiled, each time, and copies a line.
     Cpp,
-    /// The same, built once: an earlier build stands for every later one.
+    /// The same by a compiler and a linker that find nothing prepared: no precompiled headers, not mold.
+    CppPlain,
+    /// C++ as in `cpp`, built once: an earlier build stands for every later one.
     CppCached,
     /// `/bin/true`: what is left is the fleet's own.
     NoOp,
@@ -39,7 +41,7 @@ impl Job {
         let (runtime, source) = match self {
             Self::Python | Self::PythonCold => ("python", "print(input())\n"),
             Self::Bash => ("bash", "read -r line; echo \"$line\"\n"),
-            Self::Cpp | Self::CppCached => (
+            Self::Cpp | Self::CppPlain | Self::CppCached => (
                 "cpp",
                 "#include <iostream>\nint main() { std::cout << std::cin.rdbuf(); }\n",
             ),
@@ -50,6 +52,19 @@ impl Job {
             // The runtime's own command, but the submission's: what the agent takes no template of.
             let command = ["/usr/bin/python3", "main.py"];
             submission.run.command = Some(command.map(str::to_owned).to_vec());
+        }
+        if self == Self::CppPlain {
+            // The precompiled headers are of another dialect.
+            let command = [
+                "/usr/bin/g++",
+                "-O2",
+                "-pipe",
+                "-std=c++17",
+                "-o",
+                "main",
+                "main.cpp",
+            ];
+            submission.compile.command = Some(command.map(str::to_owned).to_vec());
         }
         submission.cache = self == Self::CppCached;
         if self == Self::NoOp {
@@ -68,6 +83,7 @@ impl fmt::Display for Job {
             Self::PythonCold => "python-cold",
             Self::Bash => "bash",
             Self::Cpp => "cpp",
+            Self::CppPlain => "cpp-plain",
             Self::CppCached => "cpp-cached",
             Self::NoOp => "no-op",
         })

@@ -1,6 +1,11 @@
 //! `envicutor bench`: the fleet beside plain fork and exec, on this machine, in one run. With `--faults` it is [`super::faults`].
 
-use std::{fmt::Display, io::Read as _, path::Path, time::Duration};
+use std::{
+    fmt::Display,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -94,6 +99,14 @@ pub struct Bench {
     faults: Faults,
 }
 
+/// A directory of its own below `dir`, since what an earlier fleet left in its queues would be measured too; with a short name, since a
+/// socket's path has little room.
+fn own_directory(dir: &Path) -> std::io::Result<PathBuf> {
+    let own = dir.join(format!("{:08x}", rand::random::<u32>()));
+    std::fs::create_dir_all(&own)?;
+    Ok(own)
+}
+
 /// How long a series is where nothing else is said: to be measured, and the most beside an installation.
 const TIME: (Duration, Duration) = (Duration::from_secs(3), Duration::from_mins(10));
 
@@ -117,15 +130,15 @@ impl Bench {
         let dir = config.data_dir.0.join("bench");
         std::fs::create_dir_all(&dir)?;
         if let Some(kills) = self.kills {
-            let report = self.redelivery(&config, kills, &dir.join("kills")).await?;
+            let report = self.redelivery(&config, kills, &dir).await?;
             return self.show(&report);
         }
         if let Some(files) = self.files {
-            let report = Box::pin(self.large(&config, files, &dir.join("files"))).await?;
+            let report = Box::pin(self.large(&config, files, &dir)).await?;
             return self.show(&report);
         }
         if self.install {
-            let report = Box::pin(self.installing(&config, &dir.join("install"))).await?;
+            let report = Box::pin(self.installing(&config, &dir)).await?;
             return self.show(&report);
         }
         let (id, slots) = (SubmissionId::generate().to_string(), self.slots());
@@ -152,9 +165,7 @@ impl Bench {
         kills: usize,
         dir: &Path,
     ) -> Result<redelivery::Report, CliError> {
-        // A directory of its own: what an earlier one left in its queues would be measured too.
-        let dir = &dir.join(format!("{:08x}", rand::random::<u32>()));
-        std::fs::create_dir_all(dir)?;
+        let dir = &own_directory(dir)?;
         let extent = redelivery::Extent {
             kills,
             tenants: self.tenants,
@@ -172,8 +183,7 @@ impl Bench {
         files: usize,
         dir: &Path,
     ) -> Result<files::Report, CliError> {
-        let dir = &dir.join(format!("{:08x}", rand::random::<u32>()));
-        std::fs::create_dir_all(dir)?;
+        let dir = &own_directory(dir)?;
         let extent = files::Extent {
             files: files.max(1),
             bytes: self.project_bytes,
@@ -187,8 +197,7 @@ impl Bench {
     }
 
     async fn installing(&self, config: &Config, dir: &Path) -> Result<install::Report, CliError> {
-        let dir = &dir.join(format!("{:08x}", rand::random::<u32>()));
-        std::fs::create_dir_all(dir)?;
+        let dir = &own_directory(dir)?;
         let slots = self.slots.unwrap_or(processors()).max(1);
         let time = self.time.map_or(TIME.1, Micros::duration);
         let extent = install::Extent {
