@@ -394,6 +394,10 @@ async fn an_installer_that_is_killed_leaves_nothing_and_another_one_does_it() {
     .await;
     let (weight, default) = weight(&probe).await;
     assert!(weight * 10 <= default, "{weight} of {default}");
+    eventually("it is bounded to what others leave", LONG, || async {
+        quota(&probe).await.is_some()
+    })
+    .await;
     let second = installations::publish(&bus, &probe.name(), &definition).await;
     assert!(
         matches!(second, Err(InstallationError::Underway(_))),
@@ -424,6 +428,20 @@ async fn an_installer_that_is_killed_leaves_nothing_and_another_one_does_it() {
 
 /// The weight of the probe's container among its siblings, as the kernel has it, and that of a container that nothing is said of.
 async fn weight(probe: &Probe) -> (u64, u64) {
+    let (weight, version) = of_cpu(probe, "cpu.shares", "cpu.weight").await;
+    let default = if version == 1 { 1_024 } else { 100 };
+    (weight.parse().expect("a number"), default)
+}
+
+/// How much of each 100 ms the probe's container may use, in microseconds of one processor; none where it is not bounded.
+async fn quota(probe: &Probe) -> Option<u64> {
+    let (quota, _) = of_cpu(probe, "cpu.cfs_quota_us", "cpu.max").await;
+    // Without a bound it is -1, or "max".
+    quota.split(' ').next()?.parse().ok()
+}
+
+/// What the kernel has in a file of the processors' controller for the probe's container, and of which version it is.
+async fn of_cpu(probe: &Probe, version_1: &str, version_2: &str) -> (String, u64) {
     let format = "{{.ID}} {{.Label \"envicutor.build\"}}";
     let lines = docker(&["ps", "--no-trunc", "--format", format]).await;
     let line = lines.lines().find(|line| line.contains(&probe.name));
@@ -444,15 +462,15 @@ async fn weight(probe: &Probe) -> (u64, u64) {
     let of_cpu = groups
         .clone()
         .find(|(controllers, _)| is_of_cpu(controllers));
-    let (file, default) = if let Some((_, path)) = of_cpu {
-        (format!("/sys/fs/cgroup/cpu{path}/cpu.shares"), 1_024)
+    let (file, version) = if let Some((_, path)) = of_cpu {
+        (format!("/sys/fs/cgroup/cpu{path}/{version_1}"), 1)
     } else {
         let unified = groups.find(|(controllers, _)| controllers.is_empty());
         let (_, path) = unified.expect("a cgroup");
-        (format!("/sys/fs/cgroup{path}/cpu.weight"), 100)
+        (format!("/sys/fs/cgroup{path}/{version_2}"), 2)
     };
-    let weight = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
-    (weight.trim().parse().expect("a number"), default)
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    (text.trim().to_owned(), version)
 }
 
 /// The containers of the probe's installation.

@@ -128,6 +128,8 @@ pub struct Report {
     pub packages: Vec<String>,
     /// The weight of its container; that of a slot's is 1024.
     pub cpu_shares: i64,
+    /// How much of the processors it may use where others leave nothing.
+    pub busy_percent: u64,
     /// How much of a processor its image's way into the store may take.
     pub export_percent: u64,
     /// Each turn.
@@ -198,6 +200,7 @@ pub async fn measure(
         job: extent.job,
         packages: extent.packages.clone(),
         cpu_shares: own.installer.cpu_shares,
+        busy_percent: own.installer.busy_percent,
         export_percent: own.installer.export_percent,
         rounds,
         ratio: Spread::of(ratios),
@@ -430,9 +433,10 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "installed beside it: {}; weight {} (a slot's is 1024), {} % of a processor for the image's way into the store\n",
+            "installed beside it: {}; weight {} (a slot's is 1024), {} % of the processors where nothing idles, {} % of one for the image's way into the store\n",
             self.packages.join(" "),
             self.cpu_shares,
+            self.busy_percent,
             self.export_percent
         )?;
         writeln!(

@@ -201,6 +201,11 @@ fn installer(config: &Config) -> Result<(), ConfigError> {
         "expected 2 to 262144",
     )?;
     require(
+        (1..=100).contains(&config.installer.busy_percent),
+        "installer.busy_percent",
+        "expected 1 to 100",
+    )?;
+    require(
         (1..=100).contains(&config.installer.export_percent),
         "installer.export_percent",
         "expected 1 to 100",

@@ -16,6 +16,8 @@ pub struct Installer {
     pub processes: u64,
     /// Its weight where processors are scarce; a container's is 1024.
     pub cpu_shares: i64,
+    /// How much of the machine's processors it may use where others leave nothing of them, in percent.
+    pub busy_percent: u64,
     /// How much of one processor's time the image's way into the object store takes at most, in percent.
     pub export_percent: u64,
     /// How often it is looked at how much it has written.
@@ -39,6 +41,7 @@ impl Default for Installer {
             disk_bytes: ByteSize(8 << 30),
             processes: 1_024,
             cpu_shares: 64,
+            busy_percent: 3,
             export_percent: 10,
             disk_look_us: Micros(2_000_000),
             ack_wait_us: Micros(30_000_000),

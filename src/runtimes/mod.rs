@@ -166,14 +166,15 @@ impl Runtimes {
             self.images().insert(runtime, id.clone());
             return Ok(id);
         }
-        let id = self.0.prepare(docker, definition, None, listener).await?;
+        let prepared = self.0.prepare(docker, definition, None, false, listener);
+        let id = prepared.await?;
         let id = as_digest(id)?;
         self.images().insert(runtime, id.clone());
         Ok(id)
     }
 
     /// The id of the image of a definition that the fleet need not have: made where it is not there, by the rules of
-    /// [`Self::image`], but over the fleet's base, which is in the store ([`Self::load_from`]) and the same on every machine.
+    /// [`Self::image`], but over the fleet's base, which is in the store ([`Self::load_from`]) and the same on every machine. Its installation gives way to whatever else wants the processors.
     pub async fn make(
         &self,
         docker: &Docker,
@@ -185,8 +186,8 @@ impl Runtimes {
             _ => None,
         };
         let base = base.as_deref();
-        let id = self.0.prepare(docker, definition, base, listener).await?;
-        as_digest(id)
+        let prepared = self.0.prepare(docker, definition, base, true, listener);
+        as_digest(prepared.await?)
     }
 
     /// The layers of the fleet's base, which need not be stored again.
@@ -344,6 +345,7 @@ impl Inner {
         docker: &Docker,
         definition: &Definition,
         over: Option<&str>,
+        gives_way: bool,
         listener: Listener<'_>,
     ) -> Result<String, RuntimeError> {
         let base = self.base_of(definition);
@@ -375,8 +377,9 @@ impl Inner {
             work_dir: &self.work_dir,
             base: &base,
             lock: &lock,
+            gives_way,
         };
-        let made = install::install(&making, definition, &digest, &mut log);
+        let made = Box::pin(install::install(&making, definition, &digest, &mut log));
         match tokio::time::timeout(self.timeout, made).await {
             Ok(made) => made,
             Err(_) => Err(RuntimeError::Timeout {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     path::Path,
     time::{Duration, Instant},
 };
@@ -11,8 +12,8 @@ use bollard::{
     Docker,
     container::{AttachContainerResults, LogOutput},
     models::{
-        ContainerConfig, ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
-        HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+        ContainerConfig, ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig,
+        HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
     },
     query_parameters::{
         AttachContainerOptionsBuilder, CommitContainerOptions, CreateContainerOptions,
@@ -23,7 +24,10 @@ use bollard::{
 use envicutor_protocol::install::{AGENT, DIRECTORY, INSTALL};
 use futures_util::StreamExt;
 
-use super::{BASE, BUILD, DEFINITION, REPOSITORY, RUNTIME, SCRIPT};
+use super::{
+    BASE, BUILD, DEFINITION, REPOSITORY, RUNTIME, SCRIPT,
+    share::{self, PERIOD_US, Share, Times},
+};
 use crate::{
     config,
     runtimes::{
@@ -263,6 +267,39 @@ impl Installation {
                 _ => wait = pause(look, began.elapsed()),
             }
         }
+    }
+
+    /// Bounds it, for as long as it runs, to what the machine has no other use for, from `share` on.
+    pub(super) async fn give_way(&self, mut share: Share) -> Infallible {
+        let mut given = None;
+        let mut before = Times::read();
+        loop {
+            if given != Some(share) && self.bound(share).await {
+                given = Some(share);
+            }
+            tokio::time::sleep(share::LOOK).await;
+            let now = Times::read();
+            if let (Some(before), Some(now)) = (before, now)
+                && let Some(idle) = now.idle_percent_since(before)
+            {
+                share = share.after(idle);
+            }
+            before = now;
+        }
+    }
+
+    /// Whether it is bound by `share` from now on: not where it does not run yet, or no more.
+    async fn bound(&self, share: Share) -> bool {
+        let body = ContainerUpdateBody {
+            cpu_period: Some(PERIOD_US),
+            cpu_quota: Some(share.quota_us()),
+            ..ContainerUpdateBody::default()
+        };
+        let bound = self.docker.update_container(&self.id, body).await;
+        if let Err(error) = &bound {
+            tracing::debug!(%error, "the installation's share of the processors stays as it was");
+        }
+        bound.is_ok()
     }
 
     /// How much it has written to its disk, in bytes; none where the Engine does not tell.

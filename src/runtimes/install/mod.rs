@@ -6,12 +6,14 @@
 //! | --- | --- |
 //! | `container` | what holds an installation |
 //! | `site` | what the host has of it: the agent, the socket whose end is its end, and the egress proxy |
+//! | `share` | what it may use of the processors |
 //! | `sources` | where the base image has its packages from |
 //!
 //! The invariant: an installation is hostile code with root's name. It reaches the hosts of its definition's `egress` through the
 //! proxy, and nothing else.
 
 mod container;
+mod share;
 mod site;
 mod sources;
 
@@ -25,6 +27,7 @@ use bollard::{
 
 use self::{
     container::{Installation, remove},
+    share::Share,
     site::Site,
 };
 use super::{
@@ -96,6 +99,8 @@ pub(super) struct Making<'a> {
     /// The id of the image that it stands on.
     pub(super) base: &'a str,
     pub(super) lock: &'a Lock,
+    /// Whether it gives way to what else wants the processors: not where a submission waits for it.
+    pub(super) gives_way: bool,
 }
 
 /// Makes the image of `definition`. The caller bounds the time.
@@ -143,9 +148,18 @@ async fn run(
     let hosts = egress::hosts(&definition.egress, &config.egress, &apt)?;
     let mut lines = site.open(config, hosts)?;
     let (most, look) = (config.installer.disk_bytes, config.installer.disk_look_us);
+    let giving_way = async {
+        if making.gives_way {
+            let least = Share::least(config.installer.busy_percent);
+            container.give_way(least).await
+        } else {
+            std::future::pending().await
+        }
+    };
     let mut ended = tokio::select! {
         code = container.run(log, &mut lines) => code.map(Ok),
         written = container.outgrows(most.0, look.duration()) => Ok(Err(written)),
+        never = giving_way => match never {},
     };
     // What it wrote since the last look counts too.
     if let (Ok(Ok(0)), Some(written)) = (&ended, container.written().await)
