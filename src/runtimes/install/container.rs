@@ -272,10 +272,19 @@ impl Installation {
     /// Bounds it, for as long as it runs, to what the machine has no other use for, from `share` on.
     pub(super) async fn give_way(&self, mut share: Share) -> Infallible {
         let mut given = None;
+        let mut told = false;
         let mut before = Times::read();
         loop {
-            if given != Some(share) && self.bound(share).await {
-                given = Some(share);
+            if given != Some(share) {
+                match self.bound(share).await {
+                    Ok(()) => given = Some(share),
+                    // It is tried again with each look.
+                    Err(error) if !told && !is_missing(&error) => {
+                        tracing::warn!(%error, "the installation's share of the processors cannot be bounded");
+                        told = true;
+                    }
+                    Err(_) => {}
+                }
             }
             tokio::time::sleep(share::LOOK).await;
             let now = Times::read();
@@ -288,18 +297,14 @@ impl Installation {
         }
     }
 
-    /// Whether it is bound by `share` from now on: not where it does not run yet, or no more.
-    async fn bound(&self, share: Share) -> bool {
+    /// Bounds it by `share` from now on.
+    async fn bound(&self, share: Share) -> Result<(), bollard::errors::Error> {
         let body = ContainerUpdateBody {
             cpu_period: Some(PERIOD_US),
             cpu_quota: Some(share.quota_us()),
             ..ContainerUpdateBody::default()
         };
-        let bound = self.docker.update_container(&self.id, body).await;
-        if let Err(error) = &bound {
-            tracing::debug!(%error, "the installation's share of the processors stays as it was");
-        }
-        bound.is_ok()
+        self.docker.update_container(&self.id, body).await
     }
 
     /// How much it has written to its disk, in bytes; none where the Engine does not tell.
