@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long the limits may go unwatched at most: the kernel's OOM kill is noticed within this. Each look takes a processor from a
-/// program, and its caches: with 8 slots and a look every 20 ms, compilers were slower by several percent.
+/// program, and its caches. What it costs alone was not measured.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The same where something is known only by looking.
