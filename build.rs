@@ -74,12 +74,13 @@ fn build() -> Result<PathBuf, String> {
     Ok(agent)
 }
 
-/// The cargo run. The outer one has settled the lock file and fetched what is in it: this one changes neither.
+/// The cargo run. The outer one has settled the lock file, which this one leaves alone; what only the agent is made of may not have been
+/// fetched by it.
 fn cargo(root: &Path, target: &str, directory: &Path) -> Result<Command, String> {
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
         .current_dir(root)
-        .args(["build", "--locked", "--offline", "--quiet"])
+        .args(["build", "--locked", "--quiet"])
         .args(["--package", "envicutor-agent", "--profile", "agent"])
         .args(["--target", target])
         .arg("--target-dir")
