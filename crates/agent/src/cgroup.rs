@@ -13,6 +13,7 @@ use std::{
         unix::fs::FileExt,
     },
     path::Path,
+    rc::Rc,
     time::Duration,
 };
 
@@ -58,19 +59,29 @@ fn number(text: &str, key: Option<&str>) -> Option<u64> {
     })
 }
 
-/// A cgroup.
+/// A cgroup. On version 1 it has three parts, each of which may serve with others than before.
 pub struct Cgroup {
-    cpu: Option<Counter>,
+    cpu: Rc<Option<Counter>>,
     /// The unit of `cpu`, in nanoseconds.
     cpu_unit_ns: u64,
+    memory: Rc<Memory>,
+    pids: Rc<Pids>,
+}
+
+/// The memory of a cgroup.
+struct Memory {
     oom_kills: Option<Counter>,
     ooms: Option<Counter>,
-    memory_limit: Option<Counter>,
-    memory: Option<Counter>,
-    memory_peak: Option<Counter>,
-    processes: Option<Counter>,
-    processes_peak: Option<Counter>,
-    forks_refused: Option<Counter>,
+    limit: Option<Counter>,
+    used: Option<Counter>,
+    peak: Option<Counter>,
+}
+
+/// The processes of a cgroup.
+struct Pids {
+    now: Option<Counter>,
+    peak: Option<Counter>,
+    refused: Option<Counter>,
 }
 
 /// What the counters said at one moment. They never fall.
@@ -109,17 +120,18 @@ impl Cgroup {
     /// The one of version 2 at `directory`; without one there is nothing to read.
     pub fn at(directory: Option<&Path>) -> Self {
         let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
-        Self {
-            cpu: open("cpu.stat", Some("usage_usec")),
-            cpu_unit_ns: 1000,
+        let memory = Memory {
             oom_kills: open("memory.events", Some("oom_kill")),
             ooms: open("memory.events", Some("oom")),
-            memory_limit: None,
-            memory: open("memory.current", None),
-            memory_peak: open("memory.peak", None),
-            processes: open("pids.current", None),
-            processes_peak: open("pids.peak", None),
-            forks_refused: open("pids.events", Some("max")),
+            limit: None,
+            used: open("memory.current", None),
+            peak: open("memory.peak", None),
+        };
+        Self {
+            cpu: Rc::new(open("cpu.stat", Some("usage_usec"))),
+            cpu_unit_ns: 1000,
+            memory: Rc::new(memory),
+            pids: Rc::new(Pids::at(directory)),
         }
     }
 
@@ -139,47 +151,50 @@ impl Cgroup {
 
     /// The one of version 1 whose parts are at these directories.
     pub fn of(memory: Option<&Path>, cpuacct: Option<&Path>, pids: Option<&Path>) -> Self {
-        let open = |controller: &str, name: &str, key| {
-            let directory = match controller {
-                "memory" => memory,
-                "cpuacct" => cpuacct,
-                _ => pids,
-            };
-            Counter::open(directory?, name, key)
-        };
+        let cpu = cpuacct.and_then(|it| Counter::open(it, "cpuacct.usage", None));
         Self {
-            cpu: open("cpuacct", "cpuacct.usage", None),
+            cpu: Rc::new(cpu),
             cpu_unit_ns: 1,
-            oom_kills: open("memory", "memory.oom_control", Some("oom_kill")),
-            ooms: None,
-            memory_limit: open("memory", "memory.limit_in_bytes", None),
-            memory: open("memory", "memory.usage_in_bytes", None),
-            memory_peak: open("memory", "memory.max_usage_in_bytes", None),
-            processes: open("pids", "pids.current", None),
-            processes_peak: open("pids", "pids.peak", None),
-            forks_refused: open("pids", "pids.events", Some("max")),
+            memory: Rc::new(Memory::of(memory)),
+            pids: Rc::new(Pids::at(pids)),
+        }
+    }
+
+    /// The same of version 1, with the parts at these directories in the place of its own where one is given.
+    pub fn with(&self, memory: Option<&Path>, pids: Option<&Path>) -> Self {
+        Self {
+            cpu: Rc::clone(&self.cpu),
+            cpu_unit_ns: self.cpu_unit_ns,
+            memory: memory.map_or_else(
+                || Rc::clone(&self.memory),
+                |memory| Rc::new(Memory::of(Some(memory))),
+            ),
+            pids: pids.map_or_else(
+                || Rc::clone(&self.pids),
+                |pids| Rc::new(Pids::at(Some(pids))),
+            ),
         }
     }
 
     /// The descriptor that [`Self::cpu`] reads from.
     pub fn cpu_descriptor(&self) -> Option<RawFd> {
-        Some(self.cpu.as_ref()?.file.as_raw_fd())
+        Some(self.cpu.as_ref().as_ref()?.file.as_raw_fd())
     }
 
     /// CPU time of everything that ever ran in it.
     pub fn cpu(&self) -> Option<Duration> {
-        let units = self.cpu.as_ref()?.read()?;
+        let units = self.cpu.as_ref().as_ref()?.read()?;
         Some(Duration::from_nanos(units.saturating_mul(self.cpu_unit_ns)))
     }
 
     /// Processes that the kernel killed for want of memory.
     pub fn oom_kills(&self) -> Option<u64> {
-        self.oom_kills.as_ref()?.read()
+        self.memory.oom_kills.as_ref()?.read()
     }
 
     /// How often its own limit left an allocation without memory.
     pub fn ooms(&self) -> Option<u64> {
-        self.ooms.as_ref()?.read()
+        self.memory.ooms.as_ref()?.read()
     }
 
     /// Whether it has ever been at its own memory limit; `None` where that cannot be told. For version 1, which does not
@@ -188,34 +203,34 @@ impl Cgroup {
     /// Version 1 counts how often the limit was met (`memory.failcnt`), but Linux 6.18 does not count the limit with swap,
     /// which Docker sets to the same value: so peak and limit are compared.
     pub fn memory_was_full(&self) -> Option<bool> {
-        let limit = self.memory_limit.as_ref()?.read()?;
-        let peak = self.memory_peak.as_ref()?.read()?;
+        let limit = self.memory.limit.as_ref()?.read()?;
+        let peak = self.memory.peak.as_ref()?.read()?;
         Some(peak.saturating_add(FULL_MARGIN_BYTES) >= limit)
     }
 
     /// Memory in use now, in bytes.
     pub fn memory_bytes(&self) -> Option<u64> {
-        self.memory.as_ref()?.read()
+        self.memory.used.as_ref()?.read()
     }
 
     /// The most memory ever in use, in bytes.
     pub fn memory_peak_bytes(&self) -> Option<u64> {
-        self.memory_peak.as_ref()?.read()
+        self.memory.peak.as_ref()?.read()
     }
 
     /// The most processes and threads ever, with the agent.
     pub fn processes_peak(&self) -> Option<u64> {
-        self.processes_peak.as_ref()?.read()
+        self.pids.peak.as_ref()?.read()
     }
 
     /// Forks that the limit refused.
     pub fn forks_refused(&self) -> Option<u64> {
-        self.forks_refused.as_ref()?.read()
+        self.pids.refused.as_ref()?.read()
     }
 
     /// Processes and threads now, with the agent.
     pub fn processes(&self) -> Option<u64> {
-        self.processes.as_ref()?.read()
+        self.pids.now.as_ref()?.read()
     }
 
     /// Reads everything.
@@ -227,6 +242,32 @@ impl Cgroup {
             memory_peak_bytes: self.memory_peak_bytes(),
             processes_peak: self.processes_peak(),
             forks_refused: self.forks_refused(),
+        }
+    }
+}
+
+impl Memory {
+    /// That of version 1 at `directory`.
+    fn of(directory: Option<&Path>) -> Self {
+        let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
+        Self {
+            oom_kills: open("memory.oom_control", Some("oom_kill")),
+            ooms: None,
+            limit: open("memory.limit_in_bytes", None),
+            used: open("memory.usage_in_bytes", None),
+            peak: open("memory.max_usage_in_bytes", None),
+        }
+    }
+}
+
+impl Pids {
+    /// Those at `directory`, of either version.
+    fn at(directory: Option<&Path>) -> Self {
+        let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
+        Self {
+            now: open("pids.current", None),
+            peak: open("pids.peak", None),
+            refused: open("pids.events", Some("max")),
         }
     }
 }

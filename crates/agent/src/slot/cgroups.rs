@@ -14,6 +14,7 @@
 //! What a stage will need is made ahead, after the stage before was reported.
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, Write},
     os::fd::AsRawFd,
@@ -83,14 +84,94 @@ impl Anchor {
 /// A cgroup for a stage.
 struct Current {
     cgroup: Rc<Cgroup>,
-    memory: PathBuf,
-    pids: PathBuf,
+    memory: Rc<MemoryPart>,
+    pids: Rc<PidsPart>,
     /// To start a process in it, on version 2.
     entrance: Option<fs::File>,
-    /// To forget the peak of memory, on version 1.
+}
+
+/// What limits the memory of a stage. Its files stay open, since it may serve many stages.
+struct MemoryPart {
+    path: PathBuf,
+    /// In bytes, once it is known.
+    limited_to: Cell<Option<u64>>,
+    limit: fs::File,
+    /// The limit of memory and swap together, on version 1 where the kernel counts swap.
+    limit_with_swap: Option<fs::File>,
+    /// To forget the peak, on version 1.
     peak: Option<fs::File>,
-    /// What it is limited to: memory and processes.
-    limits: Option<(u64, u64)>,
+}
+
+/// What limits the processes of a stage, in the same way.
+struct PidsPart {
+    path: PathBuf,
+    limited_to: Cell<Option<u64>>,
+    limit: fs::File,
+}
+
+impl MemoryPart {
+    /// That of version 1 at `path`.
+    fn one(path: PathBuf) -> Result<Self, Failure> {
+        let with_swap = path.join("memory.memsw.limit_in_bytes");
+        let has_swap = with_swap.exists(); // Not where the kernel counts none.
+        Ok(Self {
+            limit: open(&path.join("memory.limit_in_bytes"))?,
+            limit_with_swap: has_swap.then(|| open(&with_swap)).transpose()?,
+            peak: Some(open(&path.join("memory.max_usage_in_bytes"))?),
+            limited_to: Cell::default(),
+            path,
+        })
+    }
+
+    /// That of version 2 at `path`.
+    fn two(path: PathBuf) -> Result<Self, Failure> {
+        Ok(Self {
+            limit: open(&path.join("memory.max"))?,
+            limit_with_swap: None,
+            peak: None,
+            limited_to: Cell::default(),
+            path,
+        })
+    }
+
+    fn forget_peak(&self) -> io::Result<()> {
+        self.peak.as_ref().map_or(Ok(()), |peak| tell(peak, "0"))
+    }
+
+    /// Memory with and without swap, which there is none of. The limit with swap may never be below the other.
+    fn limit_to(&self, bytes: u64) -> io::Result<()> {
+        if self.limited_to.take() != Some(bytes) {
+            let value = bytes.to_string();
+            if let Some(with_swap) = &self.limit_with_swap {
+                tell(with_swap, "-1")?;
+            }
+            tell(&self.limit, &value)?;
+            if let Some(with_swap) = &self.limit_with_swap {
+                tell(with_swap, &value)?;
+            }
+        }
+        self.limited_to.set(Some(bytes));
+        Ok(())
+    }
+}
+
+impl PidsPart {
+    /// That at `path`.
+    fn at(path: PathBuf) -> Result<Self, Failure> {
+        Ok(Self {
+            limit: open(&path.join("pids.max"))?,
+            limited_to: Cell::default(),
+            path,
+        })
+    }
+
+    fn limit_to(&self, processes: u64) -> io::Result<()> {
+        if self.limited_to.take() != Some(processes) {
+            tell(&self.limit, &processes.to_string())?;
+        }
+        self.limited_to.set(Some(processes));
+        Ok(())
+    }
 }
 
 /// A cgroup that a stage can begin in.
@@ -158,8 +239,8 @@ impl Cgroups {
         }
         let current = self.make(before.as_ref().filter(|_| may_keep))?;
         if let Some(before) = before {
-            for old in [&before.pids, &before.memory] {
-                let is_used = [&current.pids, &current.memory].contains(&old);
+            for old in [&before.pids.path, &before.memory.path] {
+                let is_used = [&current.pids.path, &current.memory.path].contains(&old);
                 if !is_used && old.exists() {
                     fs::remove_dir(old).naming("remove the cgroup of a stage", old.display())?;
                 }
@@ -194,18 +275,24 @@ impl Cgroups {
                 cpuacct,
             } => {
                 let memory = match before.filter(|before| before.memory_is_as_new()) {
-                    Some(before) => before.memory.clone(),
-                    None => join(make(&memory.path)?)?,
+                    Some(before) => Rc::clone(&before.memory),
+                    None => Rc::new(MemoryPart::one(join(make(&memory.path)?)?)?),
                 };
                 let pids = match before.filter(|before| before.pids_is_as_new()) {
-                    Some(before) => before.pids.clone(),
-                    None => join(make(&pids.path)?)?,
+                    Some(before) => Rc::clone(&before.pids),
+                    None => Rc::new(PidsPart::at(join(make(&pids.path)?)?)?),
+                };
+                let parts = (memory.path.as_path(), pids.path.as_path());
+                let cgroup = match before {
+                    Some(before) => before.cgroup.with(
+                        Some(parts.0).filter(|path| *path != before.memory.path),
+                        Some(parts.1).filter(|path| *path != before.pids.path),
+                    ),
+                    None => Cgroup::of(Some(parts.0), Some(&cpuacct.path), Some(parts.1)),
                 };
                 Ok(Current {
-                    cgroup: Rc::new(Cgroup::of(Some(&memory), Some(&cpuacct.path), Some(&pids))),
-                    limits: None,
+                    cgroup: Rc::new(cgroup),
                     entrance: None,
-                    peak: Some(open(&memory.join("memory.max_usage_in_bytes"))?),
                     memory,
                     pids,
                 })
@@ -221,11 +308,9 @@ impl Cgroups {
                 write_if_there(&path.join("memory.swap.max"), "0")?;
                 Ok(Current {
                     cgroup: Rc::new(Cgroup::at(Some(&path))),
-                    limits: None,
                     entrance: Some(fs::File::open(&path).naming(STEP, path.display())?),
-                    peak: None,
-                    memory: path.clone(),
-                    pids: path,
+                    memory: Rc::new(MemoryPart::two(path.clone())?),
+                    pids: Rc::new(PidsPart::at(path)?),
                 })
             }
         }
@@ -267,31 +352,15 @@ impl Cgroups {
         }
     }
 
-    fn limit(&mut self, limits: &Limits) -> io::Result<()> {
+    fn limit(&self, limits: &Limits) -> io::Result<()> {
         let processes = limits.processes.saturating_add(self.others());
-        let wanted = (limits.memory_bytes, processes);
-        let is_one = matches!(self.version, Version::One { .. });
-        let Some(current) = &mut self.current else {
+        let Some(current) = &self.current else {
             return Ok(());
         };
-        if let Some(peak) = &mut current.peak {
-            peak.write_all(b"0")?;
-        }
-        if current.limits == Some(wanted) {
-            return Ok(());
-        }
-        put(&current.pids.join("pids.max"), &processes.to_string())?;
+        current.memory.forget_peak()?;
+        current.pids.limit_to(processes)?;
         // Last: on version 1 what the launcher does after it is charged to the stage.
-        if is_one {
-            limit_one(&current.memory, &limits.memory_bytes.to_string())?;
-        } else {
-            put(
-                &current.memory.join("memory.max"),
-                &limits.memory_bytes.to_string(),
-            )?;
-        }
-        current.limits = Some(wanted);
-        Ok(())
+        current.memory.limit_to(limits.memory_bytes)
     }
 
     /// What is in the cgroup that should not be, after the stages of a submission.
@@ -305,7 +374,7 @@ impl Cgroups {
 
 impl Current {
     fn is_roomy(&self) -> bool {
-        self.limits.is_none_or(|(memory, _)| memory >= ROOMY)
+        self.memory.limited_to.get().is_none_or(|it| it >= ROOMY)
     }
 
     fn memory_is_as_new(&self) -> bool {
@@ -322,7 +391,9 @@ impl Current {
     /// Where a stage had so little memory that nothing can be done in its cgroup, it has more from now on.
     fn make_room(&self) -> Result<(), Failure> {
         if !self.is_roomy() {
-            limit_one(&self.memory, &ROOMY.to_string()).naming("limit a cgroup", "memory")?;
+            self.memory
+                .limit_to(ROOMY)
+                .naming("limit a cgroup", "memory")?;
         }
         Ok(())
     }
@@ -332,20 +403,6 @@ impl Current {
 fn join(path: PathBuf) -> Result<PathBuf, Failure> {
     write(&path.join("tasks"), "0")?;
     Ok(path)
-}
-
-/// Memory with and without swap, which there is none of. The limit with swap may never be below the other.
-fn limit_one(memory: &Path, bytes: &str) -> io::Result<()> {
-    let with_swap = memory.join("memory.memsw.limit_in_bytes");
-    let has_swap = with_swap.exists(); // Not where the kernel counts none.
-    if has_swap {
-        put(&with_swap, "-1")?;
-    }
-    put(&memory.join("memory.limit_in_bytes"), bytes)?;
-    if has_swap {
-        put(&with_swap, bytes)?;
-    }
-    Ok(())
 }
 
 fn is_busy(error: &io::Error) -> bool {
@@ -427,5 +484,10 @@ fn open(path: &Path) -> Result<fs::File, Failure> {
 
 fn put(path: &Path, value: &str) -> io::Result<()> {
     let file = fs::OpenOptions::new().write(true).open(path);
-    file.and_then(|mut file| file.write_all(value.as_bytes()))
+    file.and_then(|file| tell(&file, value))
+}
+
+/// The kernel takes each write whole.
+fn tell(mut file: &fs::File, value: &str) -> io::Result<()> {
+    file.write_all(value.as_bytes())
 }
