@@ -145,12 +145,13 @@ fn of_tree(pid: u32) -> io::Result<Duration> {
 /// CPU time of a series of jobs, by who used it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Costs {
+    /// How many jobs.
+    pub jobs: usize,
     /// The worker's process.
     pub worker: Duration,
-    /// Its agents; `None` where a container came or went, as for each job of isolation `container`.
-    pub agents: Option<Duration>,
-    /// What else the containers used, beyond the stages.
-    pub walls: Option<Duration>,
+    /// What the containers used beside the stages; `None` where one came or went, as for each job of isolation `container`, and
+    /// where a slot was retired.
+    pub beside: Option<Beside>,
     /// As the results report it.
     pub stages: Duration,
     /// The NATS server.
@@ -159,33 +160,45 @@ pub struct Costs {
     pub client: Duration,
 }
 
+/// CPU time in the containers that no stage used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// How many jobs it was used for.
+    pub jobs: usize,
+    /// By the agents.
+    pub agents: Duration,
+    /// What else.
+    pub walls: Duration,
+}
+
 impl Costs {
-    /// What was used between two readings, in which `stages` is reported of the stages.
-    pub fn between(before: &Reading, after: &Reading, stages: Duration) -> Self {
-        let contained = contained(before, after);
+    /// What `jobs` used between two readings, in which `stages` is reported of the stages.
+    pub fn between(before: &Reading, after: &Reading, stages: Duration, jobs: usize) -> Self {
+        let beside = contained(before, after).map(|contained| Beside {
+            jobs,
+            agents: contained.agent,
+            walls: contained
+                .all
+                .saturating_sub(contained.agent)
+                .saturating_sub(stages),
+        });
         Self {
+            jobs,
             worker: after.worker.saturating_sub(before.worker),
-            agents: contained.map(|contained| contained.agent),
-            walls: contained.map(|contained| {
-                contained
-                    .all
-                    .saturating_sub(contained.agent)
-                    .saturating_sub(stages)
-            }),
+            beside,
             stages,
             nats_server: after.nats_server.saturating_sub(before.nats_server),
             client: after.client.saturating_sub(before.client),
         }
     }
 
-    /// The mean of one job of `jobs`.
-    pub fn of_each(self, jobs: usize) -> JobCosts {
-        let jobs = u32::try_from(jobs).unwrap_or(u32::MAX).max(1);
-        let each = |all: Duration| u64::try_from((all / jobs).as_micros()).unwrap_or(u64::MAX);
+    /// The mean of one job; of agents and walls over the series in which they are known.
+    pub fn of_each(self) -> JobCosts {
+        let each = |all| mean_us(all, self.jobs);
         JobCosts {
             worker_us: each(self.worker),
-            agents_us: self.agents.map(each),
-            walls_us: self.walls.map(each),
+            agents_us: self.beside.map(|it| mean_us(it.agents, it.jobs)),
+            walls_us: self.beside.map(|it| mean_us(it.walls, it.jobs)),
             stages_us: each(self.stages),
             nats_server_us: each(self.nats_server),
             client_us: each(self.client),
@@ -193,18 +206,24 @@ impl Costs {
     }
 }
 
+fn mean_us(all: Duration, jobs: usize) -> u64 {
+    let jobs = u32::try_from(jobs).unwrap_or(u32::MAX).max(1);
+    u64::try_from((all / jobs).as_micros()).unwrap_or(u64::MAX)
+}
+
 impl std::iter::Sum for Costs {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
-        let none = Self {
-            agents: Some(Duration::ZERO),
-            walls: Some(Duration::ZERO),
-            ..Self::default()
-        };
-        let plus = |a: Option<Duration>, b: Option<Duration>| Some(a? + b?);
-        all.fold(none, |sum, one| Self {
+        all.fold(Self::default(), |sum, one| Self {
+            jobs: sum.jobs + one.jobs,
             worker: sum.worker + one.worker,
-            agents: plus(sum.agents, one.agents),
-            walls: plus(sum.walls, one.walls),
+            beside: match (sum.beside, one.beside) {
+                (Some(sum), Some(one)) => Some(Beside {
+                    jobs: sum.jobs + one.jobs,
+                    agents: sum.agents + one.agents,
+                    walls: sum.walls + one.walls,
+                }),
+                (sum, one) => sum.or(one),
+            },
             stages: sum.stages + one.stages,
             nats_server: sum.nats_server + one.nats_server,
             client: sum.client + one.client,
@@ -268,16 +287,38 @@ mod tests {
             ..Reading::default()
         };
         let ms = Duration::from_millis;
-        let costs = Costs::between(&reading(10, 100), &reading(30, 400), ms(250));
-        assert_eq!((costs.agents, costs.walls), (Some(ms(20)), Some(ms(30))));
-        let each = [costs, costs].into_iter().sum::<Costs>().of_each(10);
+        let costs = Costs::between(&reading(10, 100), &reading(30, 400), ms(250), 5);
+        let beside = Beside {
+            jobs: 5,
+            agents: ms(20),
+            walls: ms(30),
+        };
+        assert_eq!(costs.beside, Some(beside));
+        let each = [costs, costs].into_iter().sum::<Costs>().of_each();
         assert_eq!((each.agents_us, each.stages_us), (Some(4_000), 50_000));
     }
 
     #[test]
-    fn containers_that_come_and_go_leave_the_agents_unknown() {
-        let costs = Costs::between(&Reading::default(), &Reading::default(), Duration::ZERO);
-        assert_eq!((costs.agents, costs.walls), (None, None));
-        assert_eq!([costs].into_iter().sum::<Costs>().agents, None);
+    fn series_in_which_containers_come_and_go_tell_nothing_of_agents() {
+        let none = Reading::default();
+        let unknown = Costs::between(&none, &none, Duration::ZERO, 3);
+        assert_eq!(unknown.beside, None);
+        assert_eq!(
+            [unknown].into_iter().sum::<Costs>().of_each().agents_us,
+            None
+        );
+        let known = Costs {
+            jobs: 2,
+            beside: Some(Beside {
+                jobs: 2,
+                agents: Duration::from_millis(8),
+                walls: Duration::ZERO,
+            }),
+            ..Costs::default()
+        };
+        for order in [[known, unknown], [unknown, known]] {
+            let sum: Costs = order.into_iter().sum();
+            assert_eq!((sum.jobs, sum.of_each().agents_us), (5, Some(4_000)));
+        }
     }
 }

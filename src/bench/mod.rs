@@ -144,7 +144,12 @@ impl Bench<'_> {
             let raw_idle = raw(&RawRun::of(plan, root, length, 1)).await?;
             let idle = fleet::run(self.bus, &submission, length, 1).await?;
             measured.push(Round {
-                costs: Costs::between(&before, &after, saturated.stages),
+                costs: Costs::between(
+                    &before,
+                    &after,
+                    saturated.stages,
+                    saturated.series.times.len(),
+                ),
                 raw_saturated,
                 saturated: saturated.series,
                 warm: saturated.warm,

@@ -132,7 +132,7 @@ impl JobReport {
             warm_jobs: rounds.iter().map(|round| round.warm).sum(),
             added_p50_us: added(idle.fleet.p50_us),
             added_p99_us: added(idle.fleet.p99_us),
-            cpu: costs.of_each(saturated.fleet.jobs),
+            cpu: costs.of_each(),
             saturated,
             idle,
         }
@@ -261,6 +261,7 @@ mod tests {
             saturated: series(10, fleet_ms),
             warm: 3,
             costs: Costs {
+                jobs: 10,
                 worker: Duration::from_millis(5),
                 ..Costs::default()
             },

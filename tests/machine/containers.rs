@@ -20,14 +20,22 @@ async fn busy(worker: &Worker) -> (String, u32) {
 
 async fn find_busy(worker: &Worker) -> Option<(String, u32)> {
     for container in worker.containers().await {
-        let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &container]).await;
-        // One that does not run has none, or 0.
-        let pid = pid.parse().ok().filter(|&pid| pid != 0);
+        let pid = pid_of(&container).await;
         if let Some(pid) = pid.filter(|&pid| runs_below(pid, SLEEP)) {
             return Some((container, pid));
         }
     }
     None
+}
+
+/// The PID 1 of a container as the host sees it; none of one that does not run, or that is gone since it was listed.
+async fn pid_of(container: &str) -> Option<u32> {
+    let inspect = tokio::process::Command::new("docker")
+        .args(["inspect", "--format", "{{.State.Pid}}", container])
+        .output();
+    let output = inspect.await.expect("docker runs");
+    let pid = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
+    pid.filter(|&pid| pid != 0)
 }
 
 /// What the program does, as its command line has it. A slot that is being made runs a program too.
