@@ -32,6 +32,9 @@ pub struct Container {
     /// Isolation `sandbox`: how often the worker removes root file systems whose images are gone, the first time this long
     /// after its start.
     pub collect_us: Micros,
+    /// Isolation `sandbox`: how much of a runtime's root file system is brought into huge pages of the page cache: its files of
+    /// 2 MiB or more, the smaller first, as far as they fit. 0: nothing.
+    pub preload_bytes: ByteSize,
     /// Isolation `sandbox`: runtimes that allow it start their programs from templates.
     pub templates: bool,
     /// Processors that a container may use.
@@ -98,6 +101,7 @@ impl Default for Container {
             runtimes_volume: "envicutor-runtimes".into(),
             fill_timeout_us: Micros(1_800_000_000),
             collect_us: Micros(600_000_000),
+            preload_bytes: ByteSize(512 << 20),
             templates: true,
             cpus: 1.0,
             overhead_bytes: ByteSize(8 << 20),

@@ -17,7 +17,7 @@
 //!
 //! [`mod@install`] is another agent, of the container of an installation.
 //!
-//! [`delegate`] and [`collect`] are no part of an agent: two steps that the worker needs root for, each a subcommand.
+//! [`delegate`], [`collect`] and [`preload`] are no part of an agent: steps that the worker has a container for, each a subcommand.
 //!
 //! `envicutor-agent [slot|watch] [SOCKET [WORK_DIR]]`: the places are arguments for tests, in a container they are the protocol's.
 //! `envicutor-agent trial` looks at the wall of a slot from inside.
@@ -46,6 +46,7 @@ mod install;
 mod kept;
 mod limits;
 mod meter;
+mod preload;
 mod seccomp;
 mod slot;
 mod spawn;
@@ -79,6 +80,7 @@ pub extern "C" fn main() -> libc::c_int {
         Some(TOOL) => return tool::run(),
         Some("delegate") => return delegate::run(arguments.skip(1)),
         Some("collect") => return collect::run(arguments.skip(1)),
+        Some("preload") => return preload::run(arguments.skip(1)),
         _ => {}
     }
     let pid = sys::own_pid();

@@ -14,8 +14,10 @@
 //! | --- | --- |
 //! | `turn` | one at a time |
 //! | `fill` | from an image to a root |
+//! | `preload` | a root's large files in huge pages |
 
 mod fill;
+mod preload;
 mod turn;
 
 use std::{
@@ -43,6 +45,8 @@ struct Inner {
     image: String,
     /// The images whose roots were seen to be whole.
     known: Mutex<HashSet<String>>,
+    /// One at a time is preloaded: each is read as fast as the disk can.
+    preloading: tokio::sync::Mutex<()>,
     /// One at a time works on a root, in this process.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -56,6 +60,7 @@ impl Roots {
             starter,
             image,
             known: Mutex::default(),
+            preloading: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
         }));
         if !engine.has_volume(&volume).await? {
@@ -77,17 +82,38 @@ impl Roots {
             return Ok(name.to_owned());
         }
         let engine = &self.0.starter.remover.engine;
-        if !fill::is_whole(engine, container, name, image).await? {
+        let filled = if fill::is_whole(engine, container, name, image).await? {
+            false
+        } else {
             // Boxed: it is large, and almost never needed.
-            Box::pin(self.fill(name, image)).await?;
+            Box::pin(self.fill(name, image)).await?
+        };
+        if self.known().insert(name.to_owned()) && !filled {
+            self.preload(name);
         }
-        self.known().insert(name.to_owned());
         Ok(name.to_owned())
     }
 
-    async fn fill(&self, name: &str, image: &str) -> Result<(), ContainerError> {
+    /// Sees to it that the root is whole; returns whether it was filled for that.
+    async fn fill(&self, name: &str, image: &str) -> Result<bool, ContainerError> {
         let turn = Turn::take(&self.0, name).await?;
-        fill::root(&turn, image).await
+        let filled = fill::root(&turn, image).await?;
+        if filled {
+            // Now, since what programs use already cannot be brought into other pages.
+            preload::root(&self.0, name).await;
+        }
+        Ok(filled)
+    }
+
+    /// Preloads a root beside the submissions that use it.
+    fn preload(&self, name: &str) {
+        let (roots, name) = (Arc::clone(&self.0), name.to_owned());
+        let remover = &self.0.starter.remover;
+        let closing = remover.closing.clone();
+        remover.tasks.spawn(async move {
+            let preloaded = preload::root(&roots, &name);
+            closing.run_until_cancelled(preloaded).await;
+        });
     }
 
     /// Looks again before the root of this name is used: a slot could not.
