@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | [`job`] | the programs |
 //! | [`series`] | what is measured of a number of jobs |
-//! | [`root`], [`mod@raw`] | the yardstick: a runtime's root file system on the host's file system; fork and exec in it |
+//! | [`root`], [`mod@raw`], [`yardstick`] | the yardstick: a runtime's root file system on the host's file system; fork and exec in it; the process of that |
 //! | [`up`], [`fleet`] | the fleet, a process of its own; the jobs through it |
 //! | [`cost`] | the CPU time of each process of it |
 //! | [`limits`] | how late a limit of time ends a program |
@@ -16,9 +16,7 @@
 //!
 //! A machine is never twice the same: yardstick and fleet are measured in turns, and a ratio is the median over the rounds.
 
-use std::{fmt, path::Path, process::Stdio};
-
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use std::{path::Path, time::Instant};
 
 pub mod cost;
 pub mod files;
@@ -33,6 +31,7 @@ pub mod report;
 pub mod root;
 pub mod series;
 pub mod up;
+pub mod yardstick;
 
 use crate::{
     bus::Bus,
@@ -40,6 +39,7 @@ use crate::{
         catalogue::{Catalogue, Ceilings},
         check,
         encoding::{Encoding, EncodingError},
+        message::Submission,
         names::NameError,
         plan::Plan,
     },
@@ -48,9 +48,10 @@ use cost::{CostError, Costs, Meter};
 use fleet::FleetError;
 use job::Job;
 use limits::{Enforced, Limit};
-use raw::RawRun;
+use raw::{Pace, RawRun};
 use report::{JobReport, Round};
 use series::{Length, Series};
+use yardstick::{Yardstick, YardstickError};
 
 /// The name of the hidden command that takes the yardstick.
 pub const RAW_COMMAND: &str = "bench-raw";
@@ -75,8 +76,8 @@ pub enum BenchError {
     #[error(transparent)]
     Fleet(#[from] FleetError),
     /// The yardstick.
-    #[error("fork and exec could not be measured: {0}")]
-    Raw(String),
+    #[error(transparent)]
+    Yardstick(#[from] YardstickError),
     /// The CPU time.
     #[error(transparent)]
     Cost(#[from] CostError),
@@ -137,12 +138,15 @@ impl Bench<'_> {
         let mut measured = Vec::with_capacity(rounds);
         for round in 1..=rounds {
             (self.tell)(&format!("{job}: round {round} of {rounds}"));
-            let raw_saturated = raw(&RawRun::of(plan, root, length, slots)).await?;
+            let pace = Pace::Series {
+                length,
+                at_a_time: slots,
+            };
+            let raw_saturated = yardstick::series(&RawRun::of(plan, root, pace)).await?;
             let before = self.meter.read().await?;
             let saturated = fleet::run(self.bus, &submission, length, at_a_time).await?;
             let after = self.meter.read().await?;
-            let raw_idle = raw(&RawRun::of(plan, root, length, 1)).await?;
-            let idle = fleet::run(self.bus, &submission, length, 1).await?;
+            let (raw_idle, idle) = self.in_turns(&submission, plan, root).await?;
             measured.push(Round {
                 costs: Costs::between(
                     &before,
@@ -154,10 +158,36 @@ impl Bench<'_> {
                 saturated: saturated.series,
                 warm: saturated.warm,
                 raw_idle,
-                idle: idle.series,
+                idle,
             });
         }
         Ok(JobReport::of(job, first.isolation, &measured))
+    }
+
+    /// One at a time, a job by fork and exec and one through the fleet in turns: what a machine does meanwhile, it does to both.
+    async fn in_turns(
+        &self,
+        submission: &Submission,
+        plan: &Plan,
+        root: &Path,
+    ) -> Result<(Series, Series), BenchError> {
+        let mut yardstick = Yardstick::start(&RawRun::of(plan, root, Pace::Asked)).await?;
+        let (mut raw, mut fleet) = (Series::default(), Series::default());
+        let began = Instant::now();
+        // As long as two series.
+        let length = match self.extent.length {
+            Length::Time(time) => Length::Time(2 * time),
+            jobs @ Length::Jobs(_) => jobs,
+        };
+        while length.goes_on(began, raw.times.len()) {
+            raw.add(yardstick.job().await?);
+            let ran = fleet::run(self.bus, submission, Length::Jobs(1), 1).await?;
+            ran.series
+                .times
+                .into_iter()
+                .for_each(|time| fleet.add(time));
+        }
+        Ok((raw, fleet))
     }
 
     /// Measures how late each limit of time is enforced.
@@ -171,32 +201,4 @@ impl Bench<'_> {
         }
         Ok(measured)
     }
-}
-
-/// Takes the yardstick in a process of its own, since it changes its root.
-async fn raw(run: &RawRun) -> Result<Series, BenchError> {
-    let failed = |error: &dyn fmt::Display| BenchError::Raw(error.to_string());
-    let order = serde_json::to_vec(run).map_err(|error| failed(&error))?;
-    let program = std::env::current_exe().map_err(|error| failed(&error))?;
-    let mut child = Command::new(program)
-        .arg(RAW_COMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(&error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(&order)
-            .await
-            .map_err(|error| failed(&error))?;
-    }
-    let output = child
-        .wait_with_output()
-        .await
-        .map_err(|error| failed(&error))?;
-    if !output.status.success() {
-        return Err(BenchError::Raw(format!("it ended with {}", output.status)));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| failed(&error))
 }

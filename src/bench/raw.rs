@@ -1,11 +1,12 @@
 //! The yardstick: fork and exec in a root file system, with nothing around it.
 //!
 //! It runs in a process of its own (a hidden command of the program), which changes its root once and then starts the job
-//! again and again: what is measured is the start, the run and the end of the job alone. It has its commands, environment and
-//! input from the plan that a worker would make of the same submission, and is as fast as the standard library can be (vfork).
+//! again and again, in a series or each time that it is asked: what is measured is the start, the run and the end of the job
+//! alone. It has its commands, environment and input from the plan that a worker would make of the same submission, and is as
+//! fast as the standard library can be (vfork).
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead, Read as _, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::series::{Length, Series};
 use crate::submission::plan::{Plan, Source, StagePlan};
 
-/// What a raw run does; it travels to the process as JSON on its standard input.
+/// What a raw run does; it travels to the process as JSON in the first line of its standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RawRun {
     root: PathBuf,
@@ -27,8 +28,21 @@ pub struct RawRun {
     steps: Vec<Step>,
     /// What the last step must print.
     expected: Vec<u8>,
-    length: Length,
-    at_a_time: usize,
+    pace: Pace,
+}
+
+/// When jobs begin.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Pace {
+    /// One after the other, with some of them under way. What was measured is printed as a [`Series`].
+    Series {
+        /// When it ends.
+        length: Length,
+        /// Jobs under way.
+        at_a_time: usize,
+    },
+    /// One for each further line of standard input, answered with a line that has the time it took, in nanoseconds.
+    Asked,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,11 +81,14 @@ pub enum RawError {
         /// What went wrong.
         problem: String,
     },
+    /// What was measured cannot be told.
+    #[error("what was measured cannot be told: {0}")]
+    Tell(#[from] std::io::Error),
 }
 
 impl RawRun {
-    /// The stages of `plan` in `root`, `at_a_time` jobs under way.
-    pub fn of(plan: &Plan, root: &Path, length: Length, at_a_time: usize) -> Self {
+    /// The stages of `plan` in `root`.
+    pub fn of(plan: &Plan, root: &Path, pace: Pace) -> Self {
         let files = plan.files.iter();
         let inline = |source: &Source| source.inline().unwrap_or_default().to_vec();
         let expected = plan.runs.last().and_then(|run| run.expected.as_ref());
@@ -82,20 +99,38 @@ impl RawRun {
                 .collect(),
             steps: plan.stages().map(Step::of).collect(),
             expected: expected.map(inline).unwrap_or_default(),
-            length,
-            at_a_time,
+            pace,
         }
     }
 
-    /// Changes the root and runs the jobs. The process is good for nothing else afterwards.
-    pub fn run(&self) -> Result<Series, RawError> {
+    /// Changes the root, runs the jobs and tells what was measured. The process is good for nothing else afterwards.
+    pub fn run(&self, requests: impl BufRead, mut told: impl Write) -> Result<(), RawError> {
         let changed = std::os::unix::fs::chroot(&self.root);
         let changed = changed.and_then(|()| std::env::set_current_dir(WORK_DIR));
         changed.map_err(|source| RawError::Chroot {
             root: self.root.clone(),
             source,
         })?;
-        let dirs: Vec<_> = (0..self.at_a_time)
+        match self.pace {
+            Pace::Series { length, at_a_time } => {
+                let series = self.series(length, at_a_time)?;
+                let series = serde_json::to_string(&series).map_err(std::io::Error::from)?;
+                writeln!(told, "{series}")?;
+            }
+            Pace::Asked => {
+                let dir = self.work_dir(0)?;
+                for request in requests.lines() {
+                    request?;
+                    writeln!(told, "{}", self.job(&dir)?.as_nanos())?;
+                    told.flush()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn series(&self, length: Length, at_a_time: usize) -> Result<Series, RawError> {
+        let dirs: Vec<_> = (0..at_a_time)
             .map(|place| self.work_dir(place))
             .collect::<Result<_, _>>()?;
         let taken = AtomicUsize::new(0);
@@ -103,7 +138,13 @@ impl RawRun {
         let times = std::thread::scope(|scope| {
             let threads: Vec<_> = dirs
                 .iter()
-                .map(|dir| scope.spawn(|| self.take_jobs(dir, began, &taken)))
+                .map(|dir| {
+                    scope.spawn(|| {
+                        let goes_on =
+                            || length.goes_on(began, taken.fetch_add(1, Ordering::Relaxed));
+                        self.take_jobs(dir, goes_on)
+                    })
+                })
                 .collect();
             let joined = threads.into_iter().map(|thread| {
                 thread
@@ -133,30 +174,18 @@ impl RawRun {
         }
     }
 
-    /// Runs jobs until the series is over.
-    fn take_jobs(
-        &self,
-        dir: &Path,
-        began: Instant,
-        taken: &AtomicUsize,
-    ) -> Result<Vec<Duration>, RawError> {
-        let mut times = Vec::new();
-        while self
-            .length
-            .goes_on(began, taken.fetch_add(1, Ordering::Relaxed))
-        {
-            let started = Instant::now();
-            self.job(dir)?;
-            times.push(started.elapsed());
-        }
-        Ok(times)
+    /// Runs jobs for as long as it `goes_on`.
+    fn take_jobs(&self, dir: &Path, goes_on: impl Fn() -> bool) -> Result<Vec<Duration>, RawError> {
+        std::iter::from_fn(|| goes_on().then(|| self.job(dir))).collect()
     }
 
-    fn job(&self, dir: &Path) -> Result<(), RawError> {
+    /// Runs a job; returns how long it took.
+    fn job(&self, dir: &Path) -> Result<Duration, RawError> {
         let failed = |step: &Step, problem| RawError::Job {
             program: step.argv[0].clone(),
             problem,
         };
+        let started = Instant::now();
         for (number, step) in self.steps.iter().enumerate() {
             let printed = step.run(dir).map_err(|problem| failed(step, problem))?;
             if number + 1 == self.steps.len() && printed != self.expected {
@@ -164,7 +193,7 @@ impl RawRun {
                 return Err(failed(step, format!("it printed {printed:?}")));
             }
         }
-        Ok(())
+        Ok(started.elapsed())
     }
 }
 

@@ -66,6 +66,8 @@ pub struct JobReport {
     pub added_p50_us: i64,
     /// p99 of the fleet minus p50 of fork and exec, idle, in microseconds.
     pub added_p99_us: i64,
+    /// p99 of the fleet minus p99 of fork and exec, idle, in microseconds.
+    pub added_to_p99_us: i64,
     /// CPU time of a job in the saturated series.
     pub cpu: JobCosts,
 }
@@ -125,13 +127,14 @@ impl JobReport {
         let saturated = Compared::of(rounds, |round| (&round.raw_saturated, &round.saturated));
         let idle = Compared::of(rounds, |round| (&round.raw_idle, &round.idle));
         let costs: Costs = rounds.iter().map(|round| round.costs).sum();
-        let added = |us: u64| us.cast_signed() - idle.raw.p50_us.cast_signed();
+        let added = |us: u64, raw_us: u64| us.cast_signed() - raw_us.cast_signed();
         Self {
             job,
             isolation,
             warm_jobs: rounds.iter().map(|round| round.warm).sum(),
-            added_p50_us: added(idle.fleet.p50_us),
-            added_p99_us: added(idle.fleet.p99_us),
+            added_p50_us: added(idle.fleet.p50_us, idle.raw.p50_us),
+            added_p99_us: added(idle.fleet.p99_us, idle.raw.p50_us),
+            added_to_p99_us: added(idle.fleet.p99_us, idle.raw.p99_us),
             cpu: costs.of_each(),
             saturated,
             idle,
@@ -184,9 +187,10 @@ impl fmt::Display for JobReport {
         )?;
         writeln!(
             f,
-            "a result takes longer than raw's p50 by {} ms (p50), {} ms (p99)",
+            "a result takes longer than raw's p50 by {} ms (p50), {} ms (p99); p99 is {} ms beyond raw's p99",
             signed_ms(self.added_p50_us),
-            signed_ms(self.added_p99_us)
+            signed_ms(self.added_p99_us),
+            signed_ms(self.added_to_p99_us)
         )?;
         let jobs = self.saturated.fleet.jobs;
         writeln!(f, "began from a template: {} of {jobs}", self.warm_jobs)?;
@@ -278,6 +282,7 @@ mod tests {
         assert!((ratio.median - 10.0 / 12.0).abs() < 1e-9, "{ratio:?}");
         assert!((ratio.least - 0.5).abs() < 1e-9 && (ratio.most - 1.0).abs() < 1e-9);
         assert_eq!((report.added_p50_us, report.added_p99_us), (2_000, 10_000));
+        assert_eq!(report.added_to_p99_us, 10_000);
         assert_eq!(report.cpu.worker_us, 500);
         assert_eq!(report.cpu.agents_us, None);
         assert_eq!(report.warm_jobs, 9);

@@ -42,6 +42,12 @@ impl Series {
         self.times.len() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 
+    /// One more job, after the others.
+    pub fn add(&mut self, time: Duration) {
+        self.elapsed += time;
+        self.times.push(time);
+    }
+
     /// Several as if they were one.
     pub fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut together = Self::default();

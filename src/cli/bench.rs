@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    io::Read as _,
+    io::BufRead as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -307,12 +307,12 @@ fn failed(error: impl std::fmt::Display) -> CliError {
 
 /// Takes the yardstick: what to run comes on standard input, what was measured goes to standard output.
 pub fn run_raw() -> Result<Exit, CliError> {
-    let mut order = String::new();
-    std::io::stdin().read_to_string(&mut order)?;
+    let (mut requests, mut order) = (std::io::stdin().lock(), String::new());
+    requests.read_line(&mut order)?;
     let order: RawRun =
         serde_json::from_str(&order).map_err(|error| CliError::Usage(error.to_string()))?;
-    let measured = order.run().map_err(failed)?;
-    let json = serde_json::to_string(&measured);
-    say(json.map_err(|error| CliError::Show(error.to_string()))?)?;
+    order
+        .run(requests, std::io::stdout().lock())
+        .map_err(failed)?;
     Ok(Exit::Ok)
 }
