@@ -36,7 +36,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> c_int {
         return 2;
     };
     let Some(bytes) = bytes.to_str().and_then(|bytes| bytes.parse().ok()) else {
-        eprintln!("preload: {bytes:?} is no number of bytes");
+        eprintln!("preload: {} is no number of bytes", bytes.display());
         return 2;
     };
     match preload(&Path::new(directory).join(name), bytes) {
