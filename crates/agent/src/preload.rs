@@ -49,7 +49,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> c_int {
 }
 
 fn preload(root: &Path, most_bytes: usize) -> Result<(), String> {
-    let mut left = most_bytes;
+    // A machine with little memory has better use for it.
+    let mut left = most_bytes.min(available_bytes() / 4);
     for file in large_files(root) {
         let Some(rest) = left.checked_sub(file.bytes) else {
             break;
@@ -151,14 +152,23 @@ fn evict(file: &File) -> io::Result<()> {
     }
 }
 
+/// Memory that the kernel could give without swapping, in bytes; all there can be where it does not tell.
+fn available_bytes() -> usize {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    bytes_after("MemAvailable:", &memory).unwrap_or(usize::MAX)
+}
+
 /// Bytes of files that this process has mapped by huge pages.
 fn huge_bytes() -> io::Result<usize> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let mut lines = rollup.lines();
-    let kibibytes = lines
-        .find_map(|line| line.strip_prefix("FilePmdMapped:"))
-        .and_then(|value| value.trim().strip_suffix(" kB")?.parse::<usize>().ok());
-    Ok(kibibytes.unwrap_or(0) << 10)
+    Ok(bytes_after("FilePmdMapped:", &rollup).unwrap_or(0))
+}
+
+/// The value of the line of `text` that begins with `name`, where it is in the kernel's kB, which are KiB.
+fn bytes_after(name: &str, text: &str) -> Option<usize> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: usize = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    kibibytes.checked_mul(1 << 10)
 }
 
 /// A file in memory, to be read, at the beginning of a huge page. Dropped, it is unmapped.
@@ -265,6 +275,14 @@ mod tests {
         assert!(mapping.is_absent().expect("asked"), "a hole was never read");
         mapping.advise(libc::MADV_POPULATE_READ).expect("read");
         assert!(!mapping.is_absent().expect("asked"));
+    }
+
+    #[test]
+    fn values_are_read_in_bytes() {
+        let text = "MemFree:     12 kB\nMemAvailable:   2048 kB\nHugePages_Total:  3\n";
+        assert_eq!(bytes_after("MemAvailable:", text), Some(2 << 20));
+        assert_eq!(bytes_after("HugePages_Total:", text), None);
+        assert!(available_bytes() < usize::MAX, "Linux tells");
     }
 
     #[test]
