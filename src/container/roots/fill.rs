@@ -53,10 +53,10 @@ pub(super) async fn is_whole(
     Ok(marker.is_some_and(|it| it.layout == LAYOUT && it.image == image))
 }
 
-/// Sees to it that the root of `image` is whole; returns whether it was filled for that.
-pub(super) async fn root(turn: &Turn, image: &str) -> Result<bool, ContainerError> {
+/// Sees to it that the root of `image` is whole.
+pub(super) async fn root(turn: &Turn, image: &str) -> Result<(), ContainerError> {
     if is_whole(&turn.engine, turn.container(), &turn.name, image).await? {
-        return Ok(false);
+        return Ok(());
     }
     let begun = format!("{RUNTIMES_DIR}/{BEGUN}/{}", turn.name);
     if turn.engine.exists(turn.container(), &begun).await? {
@@ -66,7 +66,7 @@ pub(super) async fn root(turn: &Turn, image: &str) -> Result<bool, ContainerErro
     let start = std::time::Instant::now();
     let count = fill(turn, image).await?;
     info!(image, entries = count.entries, bytes = count.bytes, took = ?start.elapsed(), "a runtime's root is filled");
-    Ok(true)
+    Ok(())
 }
 
 /// The names of the roots that are there, whole or not.

@@ -43,9 +43,9 @@ struct Inner {
     starter: Arc<Starter>,
     /// The image of slots: what is done to the volume is done in containers of it.
     image: String,
-    /// The images whose roots were seen to be whole.
+    /// The images whose roots were seen to be whole, and were preloaded.
     known: Mutex<HashSet<String>>,
-    /// One at a time is preloaded: each is read as fast as the disk can.
+    /// One at a time is preloaded, before it is used first: what programs use stays in the pages that it has.
     preloading: tokio::sync::Mutex<()>,
     /// One at a time works on a root, in this process.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -82,38 +82,21 @@ impl Roots {
             return Ok(name.to_owned());
         }
         let engine = &self.0.starter.remover.engine;
-        let filled = if fill::is_whole(engine, container, name, image).await? {
-            false
-        } else {
+        if !fill::is_whole(engine, container, name, image).await? {
             // Boxed: it is large, and almost never needed.
-            Box::pin(self.fill(name, image)).await?
-        };
-        if self.known().insert(name.to_owned()) && !filled {
-            self.preload(name);
+            Box::pin(self.fill(name, image)).await?;
+        }
+        let _turn = self.0.preloading.lock().await;
+        if !self.known().contains(name) {
+            preload::root(&self.0, name).await;
+            self.known().insert(name.to_owned());
         }
         Ok(name.to_owned())
     }
 
-    /// Sees to it that the root is whole; returns whether it was filled for that.
-    async fn fill(&self, name: &str, image: &str) -> Result<bool, ContainerError> {
+    async fn fill(&self, name: &str, image: &str) -> Result<(), ContainerError> {
         let turn = Turn::take(&self.0, name).await?;
-        let filled = fill::root(&turn, image).await?;
-        if filled {
-            // Now, since what programs use already cannot be brought into other pages.
-            preload::root(&self.0, name).await;
-        }
-        Ok(filled)
-    }
-
-    /// Preloads a root beside the submissions that use it.
-    fn preload(&self, name: &str) {
-        let (roots, name) = (Arc::clone(&self.0), name.to_owned());
-        let remover = &self.0.starter.remover;
-        let closing = remover.closing.clone();
-        remover.tasks.spawn(async move {
-            let preloaded = preload::root(&roots, &name);
-            closing.run_until_cancelled(preloaded).await;
-        });
+        fill::root(&turn, image).await
     }
 
     /// Looks again before the root of this name is used: a slot could not.

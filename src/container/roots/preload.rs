@@ -16,7 +16,6 @@ pub(super) async fn root(roots: &Inner, name: &str) {
     if roots.starter.config.preload_bytes.0 == 0 {
         return;
     }
-    let _turn = roots.preloading.lock().await;
     let start = std::time::Instant::now();
     match in_helper(roots, name).await {
         Ok(Ok(())) => debug!(root = name, took = ?start.elapsed(), "a runtime's root is preloaded"),
