@@ -86,18 +86,22 @@ async fn runs_find_what_was_kept_and_the_next_submission_finds_nothing() {
     let name = sandbox.name().to_owned();
     sandbox.end().await;
     let began = Instant::now();
-    // The slot itself, and not another one of the tenant's.
+    // The slot itself, and not another one of the tenant's: those are kept until it comes.
+    let mut others = Vec::new();
     loop {
         let next = bed.take().await;
         if next.name() == name {
             serve(next).await;
             break;
         }
-        next.end().await;
+        others.push(next);
         assert!(
             began.elapsed() < slowly(PATIENCE),
             "{name} does not come back"
         );
+    }
+    for other in others {
+        other.end().await;
     }
     bed.end().await;
 }
