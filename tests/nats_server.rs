@@ -41,6 +41,23 @@ async fn one_data_directory_has_one_server_that_keeps_its_passwords() {
 }
 
 #[tokio::test]
+async fn a_data_directory_that_is_held_for_a_moment_is_waited_for() {
+    let mut nats = TestNats::start().await;
+    nats.pause().await;
+    // As who looks whether a server runs, and as a process that was just forked from the last owner.
+    let held = std::fs::File::open(nats.data_dir().join("nats/lock")).expect("there");
+    held.try_lock_shared().expect("free");
+    let mut resumed = Box::pin(nats.resume());
+    tokio::select! {
+        biased;
+        () = &mut resumed => panic!("two have the data directory"),
+        () = tokio::task::yield_now() => {}
+    }
+    drop(held);
+    resumed.await;
+}
+
+#[tokio::test]
 async fn its_timers_may_be_late_so_that_it_seldom_wakes_in_vain() {
     let nats = TestNats::start().await;
     let slack = std::fs::read_to_string(format!("/proc/{}/timerslack_ns", nats.pid()));

@@ -32,7 +32,10 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long it may take to end after SIGTERM, before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Between two looks at a server that starts or stops.
+/// How long a data directory that another holds is tried again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between two looks at a lock, or at a server that starts or stops.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The lines of its log that an error shows.
@@ -124,7 +127,7 @@ impl NatsServer {
         let dir = dir
             .canonicalize()
             .map_err(|source| ServerError::File { path: dir, source })?;
-        let lock = lock(&dir, data_dir)?;
+        let lock = lock(&dir, data_dir).await?;
         let program = binary::obtain(config.server.as_deref(), &dir).await?;
         process::end_stale(&dir).await?;
         let credentials = files::write_for_own_server(&dir, config)?;
@@ -229,7 +232,9 @@ pub fn running_pid(data_dir: &Path) -> Option<u32> {
     pid.trim().parse().ok()
 }
 
-fn lock(dir: &Path, data_dir: &Path) -> Result<File, ServerError> {
+/// Locks the data directory. One that is held is tried for [`LOCK_TIMEOUT`]: [`running_url`] holds it for a moment to see whether
+/// it can, and so does a process that was just forked from its last owner, until it has become another program.
+async fn lock(dir: &Path, data_dir: &Path) -> Result<File, ServerError> {
     let path = files::lock(dir);
     let failed = |source| ServerError::File {
         path: path.clone(),
@@ -240,9 +245,15 @@ fn lock(dir: &Path, data_dir: &Path) -> Result<File, ServerError> {
         .append(true)
         .open(&path)
         .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServerError::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    let tried = tokio::time::Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tried.elapsed() < LOCK_TIMEOUT => {
+                tokio::time::sleep(POLL).await;
+            }
+            Err(TryLockError::WouldBlock) => return Err(ServerError::InUse(data_dir.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
 }
