@@ -8,7 +8,10 @@ use std::fs;
 use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 use serde::Serialize;
 
-use super::oci_runtime::{INSTALL_GVISOR, Kernel, names};
+use super::{
+    oci_runtime::{INSTALL_GVISOR, Kernel, names},
+    pages::Pages,
+};
 use crate::config;
 
 /// The oldest Engine that was tried.
@@ -78,6 +81,7 @@ pub(super) struct Host {
     mounts: String,
     /// `/proc/swaps`.
     swaps: String,
+    pages: Pages,
 }
 
 impl Host {
@@ -91,6 +95,7 @@ impl Host {
             settings: SETTINGS.map(setting),
             mounts: text("/proc/mounts"),
             swaps: text("/proc/swaps"),
+            pages: Pages::read(),
         }
     }
 
@@ -108,6 +113,7 @@ impl Host {
         findings.extend(security(engine));
         findings.push(storage(engine));
         findings.push(runtimes(config, engine));
+        findings.extend(self.pages.finding());
         findings
     }
 
@@ -341,6 +347,7 @@ mod tests {
             mounts: "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nsdelegate,memory_recursiveprot 0 0"
                 .to_owned(),
             swaps: "Filename Type Size Used Priority\n".to_owned(),
+            pages: Pages::default(),
         }
     }
 

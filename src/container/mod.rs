@@ -11,7 +11,7 @@
 //! - `feed` is what goes into a sandbox, `spool` what comes out of it, however large; `tools` unpacks, collects and packs;
 //! - `removal` ends it, whoever lets go of it; `sweep` ends what dead workers left;
 //! - `oci_runtime` says whether the Engine has the container runtime that is configured, and who keeps limits under it;
-//! - `host` says what this machine allows, for who asks why it is not more;
+//! - `host` says what this machine allows, for who asks why it is not more, `pages` in which pages it gives memory;
 //! - `engine` and `archives` have every call of the Docker Engine, each with an end, `tar` what goes through them; `helper` is a container that does one
 //!   thing for the worker.
 //!
@@ -30,6 +30,7 @@ mod make;
 mod oci_runtime;
 mod options;
 mod orders;
+mod pages;
 mod phase;
 mod pool;
 mod removal;
