@@ -104,6 +104,11 @@ fn worker(config: &Config) -> Result<(), ConfigError> {
         "expected 1 or more",
     )?;
     require(
+        config.worker.compilations != Some(0),
+        "worker.compilations",
+        "expected 1 or more",
+    )?;
+    require(
         config.worker.max_attempts > 0,
         "worker.max_attempts",
         "expected 1 or more",

@@ -14,6 +14,10 @@ pub struct Worker {
     pub id: Option<String>,
     /// Submissions at a time; absent: one for each processor.
     pub slots: Option<usize>,
+    /// Submissions that are compiled at a time; absent: one more than there are processors.
+    pub compilations: Option<usize>,
+    /// How long a submission waits for its turn to be compiled, before it is compiled beside the others.
+    pub compilation_wait_us: Micros,
     /// Memory for all submissions together; absent: three quarters of the machine's.
     pub memory_bytes: Option<ByteSize>,
     /// Starts of a generation before it is dead-lettered.
@@ -64,6 +68,8 @@ impl Default for Worker {
         Self {
             id: None,
             slots: None,
+            compilations: None,
+            compilation_wait_us: Micros(1_000_000),
             memory_bytes: None,
             max_attempts: 3,
             max_deliveries: 50,

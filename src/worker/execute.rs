@@ -9,6 +9,7 @@ use envicutor_protocol::Exit;
 use futures_util::future::BoxFuture;
 
 use super::{
+    compilations::Compilations,
     compile_cache::{self, Entry},
     live::Live,
     outputs::Outlet,
@@ -113,6 +114,7 @@ pub(crate) struct Means<'a> {
     pub(crate) live: &'a Live,
     /// The most that a build may leave for later ones.
     pub(crate) most_packed: ByteSize,
+    pub(crate) compilations: &'a Compilations,
 }
 
 impl Means<'_> {
@@ -140,6 +142,12 @@ impl Means<'_> {
             Ok(compile) => compile,
             Err(refused) => return Ok(Came::Refused(refused.to_string())),
         };
+        let is_to_be_compiled = self.plan.compile.is_some() && compile.is_none();
+        let turn = if is_to_be_compiled {
+            self.compilations.turn().await
+        } else {
+            None
+        };
         let mut stages = Stages {
             sandbox,
             means: self,
@@ -148,6 +156,7 @@ impl Means<'_> {
         let mut built = None;
         if let (Some(stage), None) = (&self.plan.compile, &compile) {
             let (run, was_executed) = stages.compile(stage).await?;
+            drop(turn);
             built = stages.built(&run, was_executed).await?;
             compile = Some(run);
         }

@@ -394,6 +394,7 @@ impl Life {
                 outlet,
                 live,
                 most_packed: fleet.compile_cache.most(),
+                compilations: &fleet.compilations,
             };
             if let Some(came) = means.failed_before() {
                 let start = None;

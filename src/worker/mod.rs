@@ -27,6 +27,7 @@ mod attempts;
 mod bury;
 mod catalogue;
 mod collect;
+mod compilations;
 mod compile_cache;
 mod duty;
 mod execute;
@@ -73,6 +74,7 @@ use crate::{
     },
 };
 use admit::Admission;
+use compilations::Compilations;
 use compile_cache::CompileCache;
 use duty::Duty;
 use health::Health;
@@ -170,6 +172,7 @@ struct Fleet {
     /// Blobs on this machine's disk.
     cache: Cache,
     compile_cache: CompileCache,
+    compilations: Compilations,
     health: Health,
     running: Running,
     start_costs: StartCosts,
@@ -220,6 +223,7 @@ impl Worker {
         let cache = open_cache(config).await?;
         let containers = Containers::start(docker.clone(), config, identity, slots).await?;
         let compile_cache = CompileCache::new(&config.worker, containers.isolation());
+        let compilations = Compilations::new(&config.worker, processors());
         let fleet = Fleet {
             config: config.clone(),
             id,
@@ -236,6 +240,7 @@ impl Worker {
             store,
             cache,
             compile_cache,
+            compilations,
             health: Health::new(),
             running: Running::default(),
             start_costs: StartCosts::default(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    compilations::Compilations,
     execute::{self, Came, Executed, Fault, Means},
     live::{Live, Origin},
     outputs::Outlet,
@@ -77,6 +78,8 @@ impl Trial<'_> {
             outlet: Outlet::new(self.blobs, self.config),
             live: &Live::new(origin, EventsWanted::None, Encoding::default()),
             most_packed: ByteSize(0),
+            // One that nobody else compiles beside.
+            compilations: &Compilations::new(self.config, 1),
         };
         let came = means.execute(&mut sandbox).await;
         sandbox.end().await;
