@@ -1,5 +1,5 @@
 //! In pages of which size the host gives programs memory of their own. Linux since 6.8 can give 64 KiB at once where a program
-//! uses that much, which spares 15 of 16 page faults; no distribution turns it on by itself. It is a setting of the whole
+//! uses that much, which spares 15 of 16 page faults; the kernel's own default is off. It is a setting of the whole
 //! machine, so that it is told and left to whoever runs it.
 
 use std::fs;

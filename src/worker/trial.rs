@@ -78,7 +78,7 @@ impl Trial<'_> {
             outlet: Outlet::new(self.blobs, self.config),
             live: &Live::new(origin, EventsWanted::None, Encoding::default()),
             most_packed: ByteSize(0),
-            // One that nobody else compiles beside.
+            // Of its own: it waits for nobody, and nobody waits for it.
             compilations: &Compilations::new(self.config, 1),
         };
         let came = means.execute(&mut sandbox).await;
