@@ -16,18 +16,10 @@ use fleet::{
     messages::{DEADLINE, id, publish as publish_small, result, settle, tenant},
     nats::TestNats,
     publish, publish_with,
-    site::{LONG, Site, all_results, begin, next_result, python, results},
+    site::{LONG, Site, all_results, begin, cancel, next_result, python, results},
 };
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
-
-/// Asks to cancel, as any client would.
-async fn cancel(client: &Client, id: &str) -> String {
-    let subject = format!("envicutor.cancel.default.{id}");
-    let answer = client.request(subject, "".into()).await.expect("answered");
-    let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
-    answer["state"].as_str().expect("a state").to_owned()
-}
 
 /// The result that stands.
 async fn standing(site: &Site, id: &str) -> Option<Value> {

@@ -14,7 +14,7 @@ pub struct Worker {
     pub id: Option<String>,
     /// Submissions at a time; absent: one for each processor.
     pub slots: Option<usize>,
-    /// Submissions that are compiled at a time; absent: one more than there are processors.
+    /// Submissions that are compiled at a time; absent: one for each processor.
     pub compilations: Option<usize>,
     /// How long a submission waits for its turn to be compiled, before it is compiled beside the others.
     pub compilation_wait_us: Micros,

@@ -18,9 +18,9 @@ pub(crate) struct Compilations {
 }
 
 impl Compilations {
-    /// With as many turns as are configured, or one more than `processors`: one waits for its next process now and then.
+    /// With as many turns as are configured, or one for each of `processors`.
     pub(crate) fn new(config: &config::Worker, processors: usize) -> Self {
-        let turns = config.compilations.unwrap_or(processors + 1);
+        let turns = config.compilations.unwrap_or(processors);
         Self {
             turns: Semaphore::new(turns.min(Semaphore::MAX_PERMITS)),
             patience: config.compilation_wait_us.duration(),
@@ -71,8 +71,8 @@ mod tests {
     }
 
     #[test]
-    fn one_more_than_there_are_processors_is_the_default() {
+    fn one_for_each_processor_is_the_default() {
         let compilations = Compilations::new(&config::Worker::default(), 4);
-        assert_eq!(compilations.turns.available_permits(), 5);
+        assert_eq!(compilations.turns.available_permits(), 4);
     }
 }

@@ -273,6 +273,14 @@ pub async fn begin(client: &Client, id: &str, submission: &Value) {
         .expect("the subscription lasts");
 }
 
+/// Asks to cancel, as any client would: what it is told.
+pub async fn cancel(client: &Client, id: &str) -> String {
+    let subject = format!("envicutor.cancel.default.{id}");
+    let answer = client.request(subject, "".into()).await.expect("answered");
+    let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+    answer["state"].as_str().expect("a state").to_owned()
+}
+
 /// Hears of every result of the default tenant.
 pub async fn results(client: &Client) -> Subscriber {
     let subscribed = client.subscribe("envicutor.results.default.>").await;
