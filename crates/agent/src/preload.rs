@@ -1,5 +1,6 @@
 //! `envicutor-agent preload RUNTIMES_DIR NAME BYTES`: has the kernel keep the large files of a root file system in huge pages of
-//! its page cache. A compiler of 30 MB is then mapped by a few entries of page tables instead of thousands of faults. No part of
+//! its page cache, and libraries and smaller programs in pages as large as fit into them. A compiler of 30 MB is then mapped by a
+//! few entries of page tables instead of thousands of faults, and a library counted in and out as a handful of pages. No part of
 //! PID 1: it runs in a container of the worker's that has the volume to read.
 //!
 //! Only page cache: no file is changed, and what the kernel needs for something else it takes. Where the volume's file system
@@ -27,7 +28,10 @@ use crate::sys::check;
 /// The size of a huge page on x86-64, in bytes. A file below it has none.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Does it, for files of `BYTES` together at most, the smaller first. The exit code: 0 done, 1 not (standard error says why), 2
+/// Files below it are left alone, in bytes: what is mapped at a fault is as much anyway.
+const WORTH_IT: usize = 64 << 10;
+
+/// Does it, for files of `BYTES` together at most, those that have huge pages before the others, the smaller first. The exit code: 0 done, 1 not (standard error says why), 2
 /// wrong arguments.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> c_int {
     let arguments: Vec<OsString> = arguments.collect();
@@ -53,7 +57,7 @@ fn preload(root: &Path, most_bytes: usize) -> Result<(), String> {
     let mut left = most_bytes.min(available_bytes() / 4);
     for file in large_files(root) {
         let Some(rest) = left.checked_sub(file.bytes) else {
-            break;
+            continue;
         };
         left = rest;
         let failed = |error| format!("{}: {error}", file.path.display());
@@ -70,8 +74,8 @@ fn preload(root: &Path, most_bytes: usize) -> Result<(), String> {
 /// What came of a file.
 #[derive(Debug, PartialEq, Eq)]
 enum Preloaded {
-    /// It is in huge pages, if not all of it.
-    Huge,
+    /// It is in huge pages, if not all of it; a small one in what the kernel found fitting.
+    Large,
     /// Programs use it: it stays in the pages that it has. Or it is not to be read.
     Kept,
     /// It was read anew, and not into huge pages.
@@ -84,7 +88,8 @@ struct Large {
     bytes: usize,
 }
 
-/// The files of `root` that have a huge page or more, the smaller first, each once. What cannot be read is passed over.
+/// The files of `root` that are worth it, each once: those of a huge page or more, which show whether there are such pages, and
+/// then the others; the smaller first. What cannot be read is passed over.
 fn large_files(root: &Path) -> Vec<Large> {
     let (mut directories, mut large, mut seen) = (vec![root.to_owned()], vec![], HashSet::new());
     while let Some(directory) = directories.pop() {
@@ -97,13 +102,13 @@ fn large_files(root: &Path) -> Vec<Large> {
                 directories.push(entry.path());
             }
             let bytes = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-            if metadata.is_file() && bytes >= HUGE_PAGE && seen.insert(metadata.ino()) {
+            if metadata.is_file() && bytes >= WORTH_IT && seen.insert(metadata.ino()) {
                 let path = entry.path();
                 large.push(Large { path, bytes });
             }
         }
     }
-    large.sort_unstable_by_key(|file| file.bytes);
+    large.sort_unstable_by_key(|file| (file.bytes < HUGE_PAGE, file.bytes));
     large
 }
 
@@ -119,32 +124,43 @@ impl Large {
             }
             opened => opened?,
         };
-        if self.read(&file)? {
-            return Ok(Preloaded::Huge);
+        if self.bytes < HUGE_PAGE {
+            // In which pages it is the kernel does not tell, so it is read anew each time.
+            evict(&file)?;
+            self.read(&file)?;
+            return Ok(Preloaded::Large);
         }
-        // What stands in small pages stays there until it has gone.
+        if self.is_huge_when_read(&file)? {
+            return Ok(Preloaded::Large);
+        }
+        // What stands in small pages stays there until it has gone, and what is not written yet does not go.
+        file.sync_data()?;
         evict(&file)?;
         let gone = Mapping::of(&file, self.bytes)?.is_absent()?;
-        Ok(match (self.read(&file)?, gone) {
-            (true, _) => Preloaded::Huge,
+        Ok(match (self.is_huge_when_read(&file)?, gone) {
+            (true, _) => Preloaded::Large,
             (false, true) => Preloaded::Small,
             (false, false) => Preloaded::Kept,
         })
     }
 
-    /// Reads it, into huge pages where it is not there already; returns whether half of it is in such pages. (The end of a file
-    /// never is.)
-    fn read(&self, file: &File) -> io::Result<bool> {
+    /// Reads it, into pages as large as fit where it is not there already.
+    fn read(&self, file: &File) -> io::Result<Mapping> {
         let mapping = Mapping::of(file, self.bytes)?;
         mapping.advise(libc::MADV_HUGEPAGE)?;
         mapping.advise(libc::MADV_POPULATE_READ)?;
+        Ok(mapping)
+    }
+
+    /// The same; returns whether half of it is in huge pages then. (The end of a file never is.)
+    fn is_huge_when_read(&self, file: &File) -> io::Result<bool> {
+        let _mapped = self.read(file)?;
         Ok(huge_bytes()? >= self.bytes / 2)
     }
 }
 
 /// Has the kernel forget the pages of `file` that nobody maps.
 fn evict(file: &File) -> io::Result<()> {
-    file.sync_data()?;
     // SAFETY: touches no memory.
     match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
         0 => Ok(()),
@@ -249,8 +265,10 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         fs::create_dir(path("deep")).expect("made");
         for (name, bytes) in [
-            ("small", HUGE_PAGE - 1),
+            ("tiny", WORTH_IT - 1),
+            ("library", HUGE_PAGE - 1),
             ("deep/larger", 3 * HUGE_PAGE),
+            ("deep/program", WORTH_IT),
             ("large", HUGE_PAGE),
         ] {
             let file = File::create(path(name)).expect("made");
@@ -263,7 +281,7 @@ mod tests {
             .iter()
             .map(|file| file.bytes)
             .collect();
-        assert_eq!(bytes, [HUGE_PAGE, 3 * HUGE_PAGE]);
+        assert_eq!(bytes, [HUGE_PAGE, 3 * HUGE_PAGE, WORTH_IT, HUGE_PAGE - 1]);
     }
 
     #[test]
