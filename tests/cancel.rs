@@ -5,7 +5,7 @@ mod fleet;
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
+use async_nats::HeaderMap;
 use envicutor::{
     bus::{Role, withdraw::Withdrawal},
     client::ClientError,
