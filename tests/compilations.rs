@@ -113,14 +113,7 @@ async fn a_compile_stage_that_sleeps_holds_up_nobody_for_long() {
     let worker = site.ready_worker("w", &turns).await;
     let mut heard = results(&client).await;
     begin(&client, "holds", &sleeper()).await;
-    publish(
-        &client,
-        "interactive",
-        "next",
-        compiled_by(&["/bin/true"]).to_string(),
-    )
-    .await
-    .expect("the publish is acknowledged");
+    hand_over(&client, "next", &compiled_by(&["/bin/true"])).await;
     assert_eq!(next_outcome(&mut heard).await, outcome("next", "finished"));
     assert_eq!(cancel(&client, "holds").await, "cancelled");
     assert_eq!(
