@@ -31,8 +31,8 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Files below it are left alone, in bytes: what is mapped at a fault is as much anyway.
 const WORTH_IT: usize = 64 << 10;
 
-/// Does it, for files of `BYTES` together at most, those that have huge pages before the others, the smaller first. The exit code: 0 done, 1 not (standard error says why), 2
-/// wrong arguments.
+/// Does it, for files of `BYTES` together at most, those that have huge pages before the others, the smaller first. The exit
+/// code: 0 done, 1 not (standard error says why), 2 wrong arguments.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> c_int {
     let arguments: Vec<OsString> = arguments.collect();
     let [directory, name, bytes] = arguments.as_slice() else {
@@ -125,7 +125,7 @@ impl Large {
             opened => opened?,
         };
         if self.bytes < HUGE_PAGE {
-            // In which pages it is the kernel does not tell, so it is read anew each time.
+            // In which pages it is the kernel does not tell, so it is read anew each time, but for what is not written out yet.
             evict(&file)?;
             self.read(&file)?;
             return Ok(Preloaded::Large);
