@@ -35,8 +35,9 @@ struct Counter {
 }
 
 impl Counter {
-    fn open(directory: &Path, name: &str, key: Option<&'static str>) -> Option<Self> {
-        let file = File::open(directory.join(name)).ok()?;
+    /// The one of the file `name`; none without a directory, or without such a number in it.
+    fn open(directory: Option<&Path>, name: &str, key: Option<&'static str>) -> Option<Self> {
+        let file = File::open(directory?.join(name)).ok()?;
         let counter = Self { file, key };
         counter.read().map(|_| counter)
     }
@@ -119,7 +120,7 @@ impl Cgroup {
 
     /// The one of version 2 at `directory`; without one there is nothing to read.
     pub fn at(directory: Option<&Path>) -> Self {
-        let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
+        let open = |name: &str, key| Counter::open(directory, name, key);
         let memory = Memory {
             oom_kills: open("memory.events", Some("oom_kill")),
             ooms: open("memory.events", Some("oom")),
@@ -151,9 +152,8 @@ impl Cgroup {
 
     /// The one of version 1 whose parts are at these directories.
     pub fn of(memory: Option<&Path>, cpuacct: Option<&Path>, pids: Option<&Path>) -> Self {
-        let cpu = cpuacct.and_then(|it| Counter::open(it, "cpuacct.usage", None));
         Self {
-            cpu: Rc::new(cpu),
+            cpu: Rc::new(Counter::open(cpuacct, "cpuacct.usage", None)),
             cpu_unit_ns: 1,
             memory: Rc::new(Memory::of(memory)),
             pids: Rc::new(Pids::at(pids)),
@@ -249,7 +249,7 @@ impl Cgroup {
 impl Memory {
     /// That of version 1 at `directory`.
     fn of(directory: Option<&Path>) -> Self {
-        let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
+        let open = |name: &str, key| Counter::open(directory, name, key);
         Self {
             oom_kills: open("memory.oom_control", Some("oom_kill")),
             ooms: None,
@@ -263,7 +263,7 @@ impl Memory {
 impl Pids {
     /// Those at `directory`, of either version.
     fn at(directory: Option<&Path>) -> Self {
-        let open = |name: &str, key| directory.and_then(|it| Counter::open(it, name, key));
+        let open = |name: &str, key| Counter::open(directory, name, key);
         Self {
             now: open("pids.current", None),
             peak: open("pids.peak", None),

@@ -263,12 +263,26 @@ pub fn own_pid() -> u32 {
     std::process::id()
 }
 
-/// Kills every process of the pid namespace but the agent, in one pass that no fork escapes (the kernel holds new
-/// processes off while it signals). Does nothing unless the agent is PID 1: elsewhere this would end the host.
+/// Kills every process of the pid namespace but the caller, its PID 1, in one pass that no fork escapes (the kernel holds new
+/// processes off while it signals). Does nothing for another than PID 1: elsewhere this would end the host.
+///
+/// To find the processes of one namespace the kernel looks at each process of the host, so it is not asked where there is
+/// nobody.
 pub fn kill_everyone() {
-    if own_pid() != 1 {
+    if own_pid() != 1 || has_no_child() {
         return;
     }
     // SAFETY: a signal to other processes touches no memory of ours.
     unsafe { libc::kill(-1, libc::SIGKILL) };
+}
+
+/// Whether this process has no child, alive or to be reaped. A PID 1 without one is alone: who loses a parent becomes its child
+/// before that parent can be reaped.
+fn has_no_child() -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: the struct is plain data.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` is a siginfo_t that the call may write; nothing is reaped.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, options) };
+    check(result).is_err_and(|error| error.raw_os_error() == Some(libc::ECHILD))
 }

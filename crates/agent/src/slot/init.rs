@@ -203,8 +203,7 @@ fn bury(program: libc::pid_t, enclosure: &Enclosure) {
         if pid == program {
             last_words.status.store(status, Ordering::Relaxed);
             last_words.at_ns.store(nanos(sys::now()), Ordering::Relaxed);
-            // SAFETY: this is PID 1 of its namespace: everybody else in it, and nobody outside.
-            unsafe { libc::kill(-1, libc::SIGKILL) };
+            sys::kill_everyone();
         }
         let error = io::Error::last_os_error().raw_os_error();
         if pid < 0 && error != Some(libc::EINTR) {

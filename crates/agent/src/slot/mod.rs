@@ -170,6 +170,7 @@ impl Slot {
 impl Ready {
     fn make(order: &Prepare) -> Result<Self, Failure> {
         enter_namespaces()?;
+        root::enter_processes()?;
         let roots = Roots::new()?;
         fs::create_dir(CGROUPS).naming("make the agent's directory", CGROUPS)?;
         // A thread has the namespaces and cgroups of its maker; what it is to have alone it makes itself.
@@ -391,7 +392,7 @@ fn enter_namespaces() -> Result<(), Failure> {
 }
 
 fn descriptors() -> Result<usize, Failure> {
-    const LIST: &str = "/proc/self/fd";
+    const LIST: &str = root::DESCRIPTORS;
     // Linux 6.2 and later has the number for the asking.
     let size = fs::metadata(LIST).naming("count descriptors", LIST)?.len();
     if let Some(count) = usize::try_from(size).ok().filter(|count| *count > 0) {

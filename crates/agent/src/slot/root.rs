@@ -204,9 +204,19 @@ pub fn unmount_work() -> Result<(), Failure> {
     unmount(&work).naming("drop the work directory", WORK_DIR)
 }
 
-/// How the agent's thread gets into a directory that only the launcher's can name.
+/// Makes `/proc` the current directory of the agent's thread, and of every thread that has none of its own. What stands below is
+/// found from there then, and not by way of `/`: that is the root user's, so that a kernel that keeps no access control lists
+/// of its file system (FUSE: the Engine's fuse-overlayfs) asks for them on each way through it.
+pub fn enter_processes() -> Result<(), Failure> {
+    std::env::set_current_dir("/proc").naming("enter the processes' file system", "/proc")
+}
+
+/// Where the agent's thread, in `/proc`, finds its descriptors.
+pub const DESCRIPTORS: &str = "self/fd";
+
+/// How the agent's thread, in `/proc`, gets into a directory that only the launcher's can name.
 pub fn path_of(directory: &OwnedFd) -> PathBuf {
-    format!("/proc/self/fd/{}/.", directory.as_raw_fd()).into()
+    format!("{DESCRIPTORS}/{}/.", directory.as_raw_fd()).into()
 }
 
 /// The options of a file system in memory, whose own directory is one of its files.
