@@ -76,7 +76,7 @@ for table in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "icmp", "unix", "pack
     say(f"sockets of {table}", lines_of(f"/proc/net/{table}"))
 say("labels", lines_of("/proc/net/ip6_flowlabel"))
 attempt("abstract socket", lambda: connect(socket.AF_UNIX, "\0envicutor-meet"))
-attempt("port", lambda: connect(socket.AF_INET, ("127.0.0.1", 47047)))
+attempt("port", lambda: connect(socket.AF_INET, ("127.0.0.1", 17047)))
 attempt("key", lambda: syscall(249, b"user", b"envicutor-meet", None, 0))  # request_key
 say("descriptors", " ".join(name for name in sorted(os.listdir("/proc/self/fd")) if os.path.exists(f"/proc/self/fd/{name}")))
 say("host name", os.uname().nodename)

@@ -11,7 +11,7 @@ import time
 from report import name_of, say
 
 ME, OTHER = ("first", "second") if sys.argv[1] == "first" else ("second", "first")
-PORTS = {"first": 47001, "second": 47002}
+PORTS = {"first": 17001, "second": 17002}
 KEYS = {"first": 0x4D454501, "second": 0x4D454502}
 LOCKED = {"first": "/etc/passwd", "second": "/etc/group"}
 WATCHED = {"first": "/etc/issue", "second": "/etc/debian_version"}
