@@ -215,7 +215,7 @@ fn row(
     match ratio {
         Some(ratio) => writeln!(
             f,
-            "  {:.2} ({:.2} to {:.2})",
+            "  {:.3} ({:.2} to {:.2})",
             ratio.median, ratio.least, ratio.most
         ),
         None => writeln!(f),
