@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+/* The port is below those that the kernel gives to connections: else the next program's could get it, and meet itself. */
 enum { KEY = 0x4d454554, PORT = 17047 };
 
 static int leave_file(const char *path) {

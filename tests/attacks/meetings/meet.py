@@ -11,6 +11,7 @@ import time
 from report import name_of, say
 
 ME, OTHER = ("first", "second") if sys.argv[1] == "first" else ("second", "first")
+# Below those that the kernel gives to connections: one to a port where nobody listens can get that very port, and meets itself.
 PORTS = {"first": 17001, "second": 17002}
 KEYS = {"first": 0x4D454501, "second": 0x4D454502}
 LOCKED = {"first": "/etc/passwd", "second": "/etc/group"}
