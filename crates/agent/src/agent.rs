@@ -12,6 +12,7 @@ use crate::{
     buffer::Buffer,
     connection::{Connection, End},
     failure::{Failure, Naming},
+    processes,
     stage::{self, Stage},
     sys::{self, Reaping},
     wall::Wall,
@@ -48,6 +49,7 @@ impl Agent {
         wall: impl FnOnce() -> Result<Box<dyn Wall>, Failure>,
     ) -> Result<Self, Failure> {
         sys::forbid_dumps().naming("forbid dumps", "the agent")?;
+        processes::enter()?;
         sys::reserve_memory(RESERVE_BYTES);
         sys::ignore(libc::SIGPIPE);
         sys::set_umask(0o022);

@@ -12,6 +12,7 @@
 //! - [`seccomp`], [`limits`]: what no program may call, what the kernel limits for each process;
 //! - [`streams`]: standard input and the outputs;
 //! - [`meter`], [`cgroup`], [`watched`]: what a stage has used, and where that is read;
+//! - [`processes`], [`processors`]: who there is, and what a running program has used since the kernel last counted;
 //! - [`tool`]: unpacks archives and reads files out, in the place of a stage's program;
 //! - [`sys`], [`failure`]: the system calls, and how one of them that fails is named.
 //!
@@ -47,6 +48,8 @@ mod kept;
 mod limits;
 mod meter;
 mod preload;
+mod processes;
+mod processors;
 mod seccomp;
 mod slot;
 mod spawn;

@@ -4,13 +4,13 @@
 //! The cgroup is the authority on CPU time: a program that ignores SIGCHLD has its children's rusage thrown away. The
 //! agent's own CPU time, and that of the child before its exec, are taken off: they are not the submission's.
 
-use std::{fs, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use envicutor_protocol::MemoryFrom;
-use libc::pid_t;
 
 use crate::{
     cgroup::{Cgroup, Reading},
+    processes,
     sys::{self, Reaped},
 };
 
@@ -48,8 +48,8 @@ pub trait Meter {
     fn must_look(&self) -> bool {
         true
     }
-    /// Notes how many processes there are now.
-    fn count_processes(&mut self);
+    /// Notes how many processes and threads there are now, and tells.
+    fn count_processes(&mut self) -> u64;
     /// The most processes and threads at a time.
     fn processes_peak(&self) -> u64;
     /// Whether there are more processes than the limit allows: only where nothing refuses them.
@@ -77,7 +77,9 @@ impl Meter for Nothing {
     fn total_cpu(&self) -> CpuTime {
         CpuTime::divide(Duration::ZERO, Duration::ZERO, Duration::ZERO)
     }
-    fn count_processes(&mut self) {}
+    fn count_processes(&mut self) -> u64 {
+        0
+    }
     fn processes_peak(&self) -> u64 {
         0
     }
@@ -170,7 +172,7 @@ impl Meter for ContainerMeter {
             }
             _ => {
                 ended
-                    + live_processes()
+                    + processes::live()
                         .filter_map(|pid| sys::process_cpu(pid).ok())
                         .sum()
             }
@@ -183,12 +185,13 @@ impl Meter for ContainerMeter {
         CpuTime::divide(self.cpu(), self.user, self.system)
     }
 
-    fn count_processes(&mut self) {
+    fn count_processes(&mut self) -> u64 {
         let now = match self.cgroup.processes() {
             Some(with_agent) => with_agent.saturating_sub(1),
-            None => live_processes().count() as u64,
+            None => processes::live().count() as u64,
         };
         self.most_processes = self.most_processes.max(now);
+        now
     }
 
     /// The cgroup's peak if this stage raised it, else the most that were seen.
@@ -235,15 +238,6 @@ impl Meter for ContainerMeter {
 /// `now`, if it is more than `before`.
 fn risen(before: Option<u64>, now: Option<u64>) -> Option<u64> {
     now.filter(|now| before.is_some_and(|before| *now > before))
-}
-
-/// The processes of the pid namespace but the agent. Only asked for where no cgroup can be read.
-pub fn live_processes() -> impl Iterator<Item = pid_t> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != 1)
 }
 
 #[cfg(test)]

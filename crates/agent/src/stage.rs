@@ -15,6 +15,7 @@ use crate::{
     failure::{Failure, Naming},
     image,
     meter::{Meter, OomKill},
+    processors,
     spawn::Spawned,
     streams::{Input, Output, Pipes},
     sys::{self, Reaped},
@@ -30,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_UNSEEN: Duration = Duration::from_millis(20);
 
 /// And at least: the agent must not use up the container's CPU share by watching.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
 
 /// A stage that was started and has not been reported as ended.
 pub struct Stage {
@@ -63,6 +64,8 @@ pub struct Stage {
     next_look: Duration,
     /// How many CPUs it can use at a time.
     cpus: u32,
+    /// How far the kernel's count of CPU time may be behind, for each that runs.
+    tick: Duration,
 }
 
 impl Stage {
@@ -109,6 +112,7 @@ impl Stage {
             program,
             origin,
             next_look: now,
+            tick: processors::tick(),
         };
         stage.mark_refusal();
         Ok(stage)
@@ -224,20 +228,19 @@ impl Stage {
         if self.over.is_some() || (now < self.next_look && !late) {
             return Ok(());
         }
-        self.meter.count_processes();
-        let used = self.meter.cpu();
-        let allowed = self.cpu_allowed();
+        let processes = self.meter.count_processes();
+        let cpu_left = self.cpu_left(processes);
         if self.memory_ran_out()? {
             self.kill(Killed::Memory);
         } else if self.meter.has_too_many_processes() {
             self.end();
-        } else if used > allowed {
+        } else if cpu_left.is_none() {
             self.kill(Killed::CpuTime);
         } else if late {
             self.touched.wall_time = true;
             self.kill(Killed::WallTime);
         }
-        let soonest = allowed.saturating_sub(used) / self.cpus;
+        let soonest = cpu_left.unwrap_or_default() / self.cpus;
         let longest = if self.meter.must_look() {
             LONGEST_UNSEEN
         } else {
@@ -245,6 +248,23 @@ impl Stage {
         };
         self.next_look = now + soonest.clamp(SHORTEST_PAUSE, longest);
         Ok(())
+    }
+
+    /// CPU time that it may still use; none where it has used more than it may. What its `processes` (and threads) have used
+    /// since the last tick may not be counted yet: far from the limit that is taken for used, near it is looked at.
+    fn cpu_left(&self, processes: u64) -> Option<Duration> {
+        let (used, allowed) = (self.meter.cpu(), self.cpu_allowed());
+        let running = u32::try_from(processes).unwrap_or(u32::MAX);
+        let uncounted = self.tick * running.clamp(1, self.cpus);
+        if let Some(left) = allowed.checked_sub(used + uncounted)
+            && left > uncounted
+        {
+            return Some(left);
+        }
+        if used <= allowed {
+            processors::count_running();
+        }
+        allowed.checked_sub(self.meter.cpu())
     }
 
     /// CPU time after which it is killed.

@@ -19,6 +19,17 @@ pub fn check(result: c_int) -> io::Result<c_int> {
     }
 }
 
+/// The smallest step of clock `id`.
+pub fn resolution(id: libc::clockid_t) -> io::Result<Duration> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a timespec that the call may write.
+    check(unsafe { libc::clock_getres(id, &raw mut time) })?;
+    Ok(duration_of(time))
+}
+
 /// The time of clock `id` (`CLOCK_MONOTONIC`, `CLOCK_PROCESS_CPUTIME_ID`, the CPU clock of a process).
 pub fn clock(id: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec {
@@ -27,11 +38,12 @@ pub fn clock(id: libc::clockid_t) -> io::Result<Duration> {
     };
     // SAFETY: `time` is a timespec that the call may write.
     check(unsafe { libc::clock_gettime(id, &raw mut time) })?;
+    Ok(duration_of(time))
+}
+
+fn duration_of(time: libc::timespec) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Ok(Duration::new(
-        seconds,
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    ))
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// The time since some fixed point, which no one can set.

@@ -12,7 +12,8 @@ use envicutor_protocol::{Limits, MemoryFrom};
 use crate::{
     cgroup::Cgroup,
     failure::Failure,
-    meter::{ContainerMeter, CpuTime, Meter, OomKill, live_processes},
+    meter::{ContainerMeter, CpuTime, Meter, OomKill},
+    processes,
     sys::{self, Reaped},
 };
 
@@ -121,9 +122,10 @@ impl Meter for WatchedMeter {
         CpuTime::divide(self.believed(user + system), user, system)
     }
 
-    fn count_processes(&mut self) {
-        let now = live_processes().map(threads).sum();
+    fn count_processes(&mut self) -> u64 {
+        let now = processes::live().map(threads).sum();
         self.most_processes = self.most_processes.max(now);
+        now
     }
 
     fn processes_peak(&self) -> u64 {

@@ -95,9 +95,11 @@ impl Meter for SlotMeter {
         self.before.processes_peak.is_none()
     }
 
-    fn count_processes(&mut self) {
-        let now = self.cgroup.processes().unwrap_or_default();
-        self.most_processes = self.most_processes.max(now.saturating_sub(self.others));
+    fn count_processes(&mut self) -> u64 {
+        let all = self.cgroup.processes().unwrap_or_default();
+        let now = all.saturating_sub(self.others);
+        self.most_processes = self.most_processes.max(now);
+        now
     }
 
     /// A peak of the stage's own; the most that were seen where the kernel has none (before Linux 6.1).

@@ -170,7 +170,6 @@ impl Slot {
 impl Ready {
     fn make(order: &Prepare) -> Result<Self, Failure> {
         enter_namespaces()?;
-        root::enter_processes()?;
         let roots = Roots::new()?;
         fs::create_dir(CGROUPS).naming("make the agent's directory", CGROUPS)?;
         // A thread has the namespaces and cgroups of its maker; what it is to have alone it makes itself.

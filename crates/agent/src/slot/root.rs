@@ -204,13 +204,6 @@ pub fn unmount_work() -> Result<(), Failure> {
     unmount(&work).naming("drop the work directory", WORK_DIR)
 }
 
-/// Makes `/proc` the current directory of the agent's thread, and of every thread that has none of its own. What stands below is
-/// found from there then, and not by way of `/`: that is the root user's, so that a kernel that keeps no access control lists
-/// of its file system (FUSE: the Engine's fuse-overlayfs) asks for them on each way through it.
-pub fn enter_processes() -> Result<(), Failure> {
-    std::env::set_current_dir("/proc").naming("enter the processes' file system", "/proc")
-}
-
 /// Where the agent's thread, in `/proc`, finds its descriptors.
 pub const DESCRIPTORS: &str = "self/fd";
 
