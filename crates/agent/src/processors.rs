@@ -14,6 +14,9 @@ use crate::{
 /// The threads that are looked at, at most: a stage may make very many, and each costs an open file.
 const THREADS: usize = 256;
 
+/// The shortest turn that a thread can ask for (Linux 6.12 and later; before, it is not heard).
+const SHORTEST_TURN: Duration = Duration::from_micros(100);
+
 /// The longest tick that a kernel is built with (`CONFIG_HZ=100`).
 const LONGEST_TICK: Duration = Duration::from_millis(10);
 
@@ -24,12 +27,43 @@ pub fn tick() -> Duration {
 }
 
 /// Has the kernel count what the running threads of all processes but PID 1 have used. One that may run on a single processor, or
-/// is another user's (as in isolation `container`), stays counted up to the last tick.
-pub fn count_running() {
-    processes::live_threads()
-        .take(THREADS)
-        .filter_map(|thread| Running::find(&thread))
-        .for_each(|it| it.count());
+/// is another user's (as in isolation `container`), stays counted up to the last tick. False: all of them sleep.
+pub fn count_running() -> bool {
+    let threads = processes::live_threads().take(THREADS);
+    let running = threads.filter_map(|thread| Running::find(&thread));
+    running.inspect(Running::count).count() > 0
+}
+
+/// As long as this lives, this thread interrupts programs when it wakes, instead of waiting for the end of their turn.
+pub struct Hurry;
+
+impl Hurry {
+    /// Begins, where the kernel allows it.
+    pub fn begin() -> Self {
+        let _ = ask_for_turn(SHORTEST_TURN);
+        Self
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        // The kernel's own.
+        let _ = ask_for_turn(Duration::ZERO);
+    }
+}
+
+/// Gives this thread turns of that length on its processor.
+fn ask_for_turn(length: Duration) -> io::Result<()> {
+    // SAFETY: the struct is plain data; all zero is an ordinary thread.
+    let mut wish: libc::sched_attr = unsafe { mem::zeroed() };
+    wish.size = u32::try_from(size_of_val(&wish)).map_err(io::Error::other)?;
+    wish.sched_runtime = u64::try_from(length.as_nanos()).map_err(io::Error::other)?;
+    // SAFETY: the struct is as large as it says; 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// A thread that runs, or waits for a processor.
@@ -133,6 +167,12 @@ mod tests {
     fn a_set_has_room_for_so_many() {
         assert!(Affinity::to(1023).is_ok());
         assert!(Affinity::to(1024).is_err());
+    }
+
+    #[test]
+    fn a_turn_can_be_asked_for() {
+        ask_for_turn(SHORTEST_TURN).expect("is allowed");
+        ask_for_turn(Duration::ZERO).expect("is allowed");
     }
 
     #[test]

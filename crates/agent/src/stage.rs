@@ -15,7 +15,7 @@ use crate::{
     failure::{Failure, Naming},
     image,
     meter::{Meter, OomKill},
-    processors,
+    processors::{self, Hurry},
     spawn::Spawned,
     streams::{Input, Output, Pipes},
     sys::{self, Reaped},
@@ -32,6 +32,9 @@ const LONGEST_UNSEEN: Duration = Duration::from_millis(20);
 
 /// And at least: the agent must not use up the container's CPU share by watching.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
+
+/// The same near the limit of CPU time while all of the stage sleeps, which it may do for long.
+const PAUSE_IN_SLEEP: Duration = Duration::from_millis(2);
 
 /// A stage that was started and has not been reported as ended.
 pub struct Stage {
@@ -66,6 +69,8 @@ pub struct Stage {
     cpus: u32,
     /// How far the kernel's count of CPU time may be behind, for each that runs.
     tick: Duration,
+    /// Near the limit of CPU time.
+    hurry: Option<Hurry>,
 }
 
 impl Stage {
@@ -113,6 +118,7 @@ impl Stage {
             origin,
             next_look: now,
             tick: processors::tick(),
+            hurry: None,
         };
         stage.mark_refusal();
         Ok(stage)
@@ -229,7 +235,7 @@ impl Stage {
             return Ok(());
         }
         let processes = self.meter.count_processes();
-        let cpu_left = self.cpu_left(processes);
+        let (cpu_left, shortest) = self.cpu_left(processes);
         if self.memory_ran_out()? {
             self.kill(Killed::Memory);
         } else if self.meter.has_too_many_processes() {
@@ -246,25 +252,29 @@ impl Stage {
         } else {
             LONGEST_PAUSE
         };
-        self.next_look = now + soonest.clamp(SHORTEST_PAUSE, longest);
+        self.next_look = now + soonest.clamp(shortest, longest);
         Ok(())
     }
 
-    /// CPU time that it may still use; none where it has used more than it may. What its `processes` (and threads) have used
-    /// since the last tick may not be counted yet: far from the limit that is taken for used, near it is looked at.
-    fn cpu_left(&self, processes: u64) -> Option<Duration> {
+    /// CPU time that it may still use, none where it has used more than it may; and the shortest pause until the next look. What its
+    /// `processes` (and threads) have used since the last tick may not be counted yet: far from the limit that is taken for
+    /// used, near it is looked at.
+    fn cpu_left(&mut self, processes: u64) -> (Option<Duration>, Duration) {
         let (used, allowed) = (self.meter.cpu(), self.cpu_allowed());
         let running = u32::try_from(processes).unwrap_or(u32::MAX);
         let uncounted = self.tick * running.clamp(1, self.cpus);
         if let Some(left) = allowed.checked_sub(used + uncounted)
             && left > uncounted
         {
-            return Some(left);
+            return (Some(left), SHORTEST_PAUSE);
         }
-        if used <= allowed {
-            processors::count_running();
-        }
-        allowed.checked_sub(self.meter.cpu())
+        self.hurry.get_or_insert_with(Hurry::begin);
+        let shortest = if processors::count_running() {
+            SHORTEST_PAUSE
+        } else {
+            PAUSE_IN_SLEEP
+        };
+        (allowed.checked_sub(self.meter.cpu()), shortest)
     }
 
     /// CPU time after which it is killed.
