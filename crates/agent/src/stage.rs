@@ -36,6 +36,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
 /// The same near the limit of CPU time while all of the stage sleeps, which it may do for long.
 const PAUSE_IN_SLEEP: Duration = Duration::from_millis(2);
 
+/// And how many times as long, at least, as the look before took of the agent's own CPU time: many threads make it long, and nothing
+/// of it counts for the stage's limit. One that runs has soon used what was left to it.
+const PAUSE_FOR_COST: u32 = 20;
+
 /// A stage that was started and has not been reported as ended.
 pub struct Stage {
     /// The program's name, for errors.
@@ -252,7 +256,7 @@ impl Stage {
         } else {
             LONGEST_PAUSE
         };
-        self.next_look = now + soonest.clamp(shortest, longest);
+        self.next_look = now + soonest.max(shortest).min(longest);
         Ok(())
     }
 
@@ -269,10 +273,12 @@ impl Stage {
             return (Some(left), SHORTEST_PAUSE);
         }
         self.hurry.get_or_insert_with(Hurry::begin);
+        let before = sys::own_cpu();
         let shortest = if processors::count_running() {
             SHORTEST_PAUSE
         } else {
-            PAUSE_IN_SLEEP
+            let cost = sys::own_cpu().saturating_sub(before);
+            PAUSE_IN_SLEEP.max(cost * PAUSE_FOR_COST)
         };
         (allowed.checked_sub(self.meter.cpu()), shortest)
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use envicutor_protocol::{Command, Exit, File, Killed, Open, Report, Stdin};
-use harness::{Cgroups, UID, Worker, assert_ok, shell};
+use harness::{Cgroups, UID, Worker, assert_ok, shell, slowly, stage};
 
 /// The processes of the stages' user on this machine whose command line holds `mark`.
 fn survivors(mark: &str) -> usize {
@@ -193,6 +193,13 @@ fn no_file_leaves_the_work_directory() {
     }
 }
 
+/// What `/proc` has of the agent in the file `name`.
+fn agent_file(worker: &Worker, name: &str) -> String {
+    let children = format!("/proc/{0}/task/{0}/children", worker.agent.id());
+    let pid = fs::read_to_string(children).expect("unshare has a child");
+    fs::read_to_string(format!("/proc/{}/{name}", pid.trim())).expect("lives")
+}
+
 #[test]
 fn an_idle_agent_uses_no_cpu_time() {
     if harness::made_in_docker() {
@@ -201,9 +208,7 @@ fn an_idle_agent_uses_no_cpu_time() {
     let mut worker = Worker::open();
     assert_ok(&worker.run(shell("true")));
     let ticks = || {
-        let children = format!("/proc/{0}/task/{0}/children", worker.agent.id());
-        let pid = fs::read_to_string(children).expect("unshare has a child");
-        let line = fs::read_to_string(format!("/proc/{}/schedstat", pid.trim())).expect("lives");
+        let line = agent_file(&worker, "schedstat");
         line.split(' ')
             .next_back()
             .expect("a number")
@@ -218,6 +223,44 @@ fn an_idle_agent_uses_no_cpu_time() {
         ticks(),
         "it was scheduled within {:?}",
         start.elapsed()
+    );
+}
+
+/// What the agent uses is nobody's limit. To look near the limit of CPU time it reads a file of each thread.
+#[test]
+fn sleepers_next_to_their_cpu_limit_keep_no_agent_busy() {
+    const SLEEPERS: &str = r#"
+        my ($until, @all) = (shift, $$);
+        for (1..60) { my $pid = fork; defined $pid or die; $pid or sleep 1000; push @all, $pid }
+        sub used { my $sum = 0; for (@all) { open my $f, "<", "/proc/$_/schedstat" or die; $sum += (split " ", <$f>)[0] } $sum }
+        1 while used() < $until;
+        $| = 1;
+        print "asleep\n";
+        sleep 4;
+        kill "KILL", @all;
+    "#;
+    if harness::made_in_docker() {
+        return; // There the test does not know the agent's process.
+    }
+    let mut worker = Worker::open();
+    let limit_us = slowly(1_000_000);
+    let until = ((limit_us - slowly(7_000)) * 1_000).to_string();
+    let mut order = stage(&["perl", "-e", SLEEPERS, &until]);
+    order.limits.cpu_time_us = limit_us;
+    order.limits.processes = 64;
+    order.limits.wall_time_us = slowly(60_000_000);
+    let nanos = |worker: &Worker| -> u64 {
+        let line = agent_file(worker, "schedstat");
+        let first = line.split(' ').next().expect("a number");
+        first.parse().expect("a number")
+    };
+    let before = nanos(&worker);
+    let outcome = worker.run(order);
+    let used_us = (nanos(&worker) - before) / 1_000;
+    assert!(outcome.text().contains("asleep"), "{outcome:?}");
+    assert!(
+        used_us < outcome.ended.wall_us / 5,
+        "{used_us}: {outcome:?}"
     );
 }
 
